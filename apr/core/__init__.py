@@ -1,0 +1,1 @@
+"""Ground floor: errors, seeds, parameters, atomic files, recipes. Imports nothing of `apr`."""

@@ -1,0 +1,90 @@
+"""Files that are whole or absent: everything is written beside its place and renamed into it."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apr.core.errors import DataError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write a file or directory to; renames it into place on success."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    remove(partial)
+    try:
+        yield partial
+        if path.is_dir() and not path.is_symlink():
+            remove(path)
+        os.replace(partial, path)
+    finally:
+        remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory tree if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The JSON value in `path`. Raises `DataError` if it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error})") from None
+
+
+def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Writes `rows` as zstd Parquet in the order given, with exactly the columns of `schema`."""
+    table = pa.Table.from_pylist(rows, schema=schema)
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def read_table(path: str | Path, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` from a Parquet file.
+
+    Raises `DataError`, naming the file, if it is missing, truncated, not Parquet, or lacks a column or
+    holds it with another type.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    for field in schema:
+        if field.name not in table.column_names:
+            raise DataError(f"{path}: column {field.name!r} is missing")
+        if table.schema.field(field.name).type != field.type:
+            found = table.schema.field(field.name).type
+            raise DataError(f"{path}: column {field.name!r} has type {found}, expected {field.type}")
+    return table.select(schema.names)
+
+
+def read_rows(path: str | Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """The rows of a Parquet file as dictionaries; errors as `read_table`."""
+    return read_table(path, schema).to_pylist()
