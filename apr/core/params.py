@@ -62,6 +62,8 @@ class TraceMethod(Section):
     """`apr`: a child's beam is uniform between the parent's and this."""
     promising: Share = 0.9
     """Probability that a node's children are spawned (apr) or searched at once (sos_plus)."""
+    child_promising: Share = 1.0
+    """`apr`: `promising` of the serial search inside a child."""
     spawn_depth: Natural = 0
     """`apr`: deepest node (root = 0) whose children may be spawned."""
     candidates: Positive = 1

@@ -1,0 +1,76 @@
+"""The part of the language that orchestration needs: framing of spawn, join and end, on token ids."""
+
+from collections.abc import Sequence
+
+from apr.grammar.events import Malformed
+from apr.grammar.vocabulary import Vocabulary
+
+FRAMING = ("<pad>", "<unk>", "<root>", "<child>", "go", "spawn", "msg", "run", "joined", "resume", "join",
+           "answer", "end")  # fmt: skip
+"""Words that cannot stand inside a message or a returned text."""
+
+
+class ThreadSyntax:
+    """Spawn is ``spawn msg M msg M ... run``; a child is prompted ``<child> M go`` and ends with
+    ``join R end``; its parent goes on from ``joined R joined R ... resume``."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        ids = vocabulary.ids
+        self._child, self._go, self._end = ids["<child>"], ids["go"], ids["end"]
+        self._spawn, self._message, self.run = ids["spawn"], ids["msg"], ids["run"]
+        self._join, self._joined, self._resume = ids["join"], ids["joined"], ids["resume"]
+        self._framing = frozenset(ids[word] for word in FRAMING)
+        self._words = vocabulary.words
+        self.stop_ids = frozenset((self.run, self._end))
+        self.nothing = [ids["none"]]
+        """What a child that failed returns."""
+
+    def messages(self, ids: Sequence[int]) -> list[list[int]] | Malformed:
+        """The messages of the spawn block that ends `ids` (whose last id is `run`)."""
+        start = _last(ids, self._spawn)
+        if start is None:
+            return Malformed(len(ids) - 1, "run without spawn")
+        messages: list[list[int]] = []
+        for position in range(start + 1, len(ids) - 1):
+            token = ids[position]
+            if token == self._message:
+                messages.append([])
+            elif token in self._framing:
+                return Malformed(position, f"{self._word(token)!r} inside a spawn")
+            elif not messages:
+                return Malformed(position, "spawn without msg")
+            else:
+                messages[-1].append(token)
+        if not messages:
+            return Malformed(len(ids) - 1, "spawn of nothing")
+        if not all(messages):
+            return Malformed(len(ids) - 1, "empty message")
+        return messages
+
+    def child_prompt(self, message: Sequence[int]) -> list[int]:
+        return [self._child, *message, self._go]
+
+    def returned(self, ids: Sequence[int]) -> list[int] | Malformed:
+        """What a finished child returns: the tokens between its last `join` and the `end` that ends `ids`."""
+        start = _last(ids, self._join)
+        if start is None:
+            return Malformed(len(ids) - 1, "child ends without join")
+        returned = list(ids[start + 1 : -1])
+        for offset, token in enumerate(returned):
+            if token in self._framing:
+                return Malformed(start + 1 + offset, f"{self._word(token)!r} inside a join")
+        return returned or Malformed(len(ids) - 1, "empty join")
+
+    def joined(self, returns: Sequence[Sequence[int]]) -> list[int]:
+        """The tokens that are appended to the parent: each child's return in spawn order."""
+        return [*(token for returned in returns for token in (self._joined, *returned)), self._resume]
+
+    def _word(self, token: int) -> str:
+        return self._words[token]
+
+
+def _last(ids: Sequence[int], token: int) -> int | None:
+    for position in range(len(ids) - 1, -1, -1):
+        if ids[position] == token:
+            return position
+    return None

@@ -1,0 +1,159 @@
+"""Demonstrations of one method for the training problems: a Parquet row per thread."""
+
+from collections.abc import Iterator
+from functools import partial
+from math import ceil
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apr.core.errors import DataError
+from apr.core.files import atomic_path
+from apr.core.params import Params, TraceMethod
+from apr.core.progress import track
+from apr.core.seeds import derive_rng
+from apr.countdown import Problem, read_problems
+from apr.grammar import Condition, Language, build_language
+from apr.grammar import events as ev
+from apr.solvers.search import ROOT_THREAD, Trace, TraceThread, solve_trace
+
+TRACE_SCHEMA = pa.schema(
+    [
+        ("trace_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("thread", pa.int32()),
+        ("parent", pa.int32()),
+        ("role", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("loss_mask", pa.list_(pa.bool_())),
+        ("condition_kind", pa.string()),
+        ("condition_amount", pa.int32()),
+        ("children", pa.int32()),
+        ("solved", pa.bool_()),
+        ("length", pa.int32()),
+    ]
+)
+
+CHUNK = 250
+"""Problems per task of a worker, and traces per row group; the bytes do not depend on the workers."""
+
+INJECTED = (ev.RootPrompt, ev.ChildPrompt, ev.Joined)
+"""What a model reads and never writes: it carries no loss."""
+
+
+def encode_thread(language: Language, thread: TraceThread) -> tuple[list[int], list[bool]]:
+    """Token ids of a thread, and for each whether the model itself would sample it."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    for event in thread.events:
+        piece = language.encode([event])
+        ids += piece
+        mask += [not isinstance(event, INJECTED)] * len(piece)
+    return ids, mask
+
+
+def condition_of(trace: Trace, solver: str, length: int, token_step: int) -> Condition:
+    """The budget that this trace is an example of: children, or its length rounded up."""
+    if solver == "apr":
+        return Condition("children", trace.children)
+    return Condition("tokens", ceil(length / token_step) * token_step)
+
+
+def draw_trace(problem: Problem, name: str, method: TraceMethod, params: Params) -> Trace | None:
+    """The demonstration of one problem; the shortest that solves it among `method.candidates`."""
+    rng = derive_rng(params.seed, "trace", name, problem.id)
+    traces = [
+        solve_trace(problem, method, params.problems.max_value, rng) for _ in range(method.candidates)
+    ]
+    solved = [trace for trace in traces if trace.solved]
+    if not solved:
+        return None if method.only_solved else traces[0]
+    return min(solved, key=lambda trace: sum(len(thread.events) for thread in trace.threads))
+
+
+def trace_rows(problem: Problem, name: str, params: Params) -> list[dict[str, Any]]:
+    """The rows of one problem; none if a thread of its trace does not fit the window."""
+    method = params.traces.methods[name]
+    language = _language(params)
+    trace = draw_trace(problem, name, method, params)
+    if trace is None:
+        return []
+    root = trace.threads[0]
+    condition = None
+    if derive_rng(params.seed, "condition", name, problem.id).random() < method.condition_share:
+        length = len(encode_thread(language, root)[0]) + 3
+        condition = condition_of(trace, method.solver, length, params.grammar.token_step)
+        if condition.kind == "children" and condition.amount > params.grammar.max_children:
+            condition = None
+        root.events[0] = ev.RootPrompt(problem.target, problem.numbers, condition)
+    rows = []
+    for index, thread in enumerate(trace.threads):
+        ids, mask = encode_thread(language, thread)
+        if len(ids) > params.grammar.window:
+            return []
+        rows.append(
+            {
+                "trace_id": f"{name}/{problem.id}",
+                "problem_id": problem.id,
+                "thread": index,
+                "parent": thread.parent,
+                "role": "root" if thread.parent == ROOT_THREAD else "child",
+                "token_ids": ids,
+                "loss_mask": mask,
+                "condition_kind": condition.kind if condition else None,
+                "condition_amount": condition.amount if condition else None,
+                "children": trace.children,
+                "solved": thread.path is not None,
+                "length": len(ids),
+            }
+        )
+    return rows
+
+
+_LANGUAGES: dict[tuple[int, int], Language] = {}
+
+
+def _language(params: Params) -> Language:
+    """One language per process."""
+    key = (params.grammar.number_tokens, params.problems.numbers)
+    if key not in _LANGUAGES:
+        _LANGUAGES[key] = build_language(params.grammar, params.problems)
+    return _LANGUAGES[key]
+
+
+def _chunk_table(problems: list[Problem], name: str, params: Params) -> pa.Table:
+    rows = [row for problem in problems for row in trace_rows(problem, name, params)]
+    return pa.Table.from_pylist(rows, schema=TRACE_SCHEMA)
+
+
+def trace_tables(
+    problems: list[Problem], name: str, params: Params, workers: int
+) -> Iterator[pa.Table]:
+    """One table per chunk of problems, in their order, made by `workers` processes."""
+    chunks = [problems[start : start + CHUNK] for start in range(0, len(problems), CHUNK)]
+    make = partial(_chunk_table, name=name, params=params)
+    if workers == 1:
+        yield from map(make, chunks)
+        return
+    with get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap(make, chunks)
+
+
+def make_traces(params: Params, method: str, problems: Path, out: Path, workers: int = 1) -> None:
+    """Writes the traces of `method` for the first `params.traces.problems` training problems.
+
+    Raises `DataError` if the window keeps no trace at all.
+    """
+    chosen = read_problems(problems)[: params.traces.problems]
+    kept = 0
+    with atomic_path(out) as partial_path:
+        with pq.ParquetWriter(partial_path, TRACE_SCHEMA, compression="zstd") as writer:
+            tables = trace_tables(chosen, method, params, workers)
+            for table in track(tables, f"traces {method}", ceil(len(chosen) / CHUNK), unit="chunk"):
+                kept += table.num_rows
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
+        if not kept:
+            raise DataError(f"{problems}: no trace of {method} fits grammar.window = {params.grammar.window}")
