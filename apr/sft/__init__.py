@@ -1,0 +1,1 @@
+"""Supervised training on traces. May import everything up to `threads`."""

@@ -1,0 +1,133 @@
+"""Supervised training: traces -> a checkpoint (section 3.2).
+
+Deviations from the paper: threads are packed into rows (no thread sees another), rare decisive tokens may
+weigh more (`sft.token_weights`), and only a share of the unsuccessful children is seen (`sft.child_share`).
+"""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import SFTConfig
+
+from apr.core.files import atomic_path, read_json, remove, write_json, write_text
+from apr.core.params import Params
+from apr.core.seeds import derive_seed
+from apr.engine.checkpoint import resolve_device, save_checkpoint
+from apr.grammar.tokenizer import load_language
+from apr.sft.base import starting_model
+from apr.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
+from apr.sft.trainer import PackedSFTTrainer, Progress
+
+
+def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: Path) -> None:
+    """Trains `method`'s model on `traces` and writes the checkpoint directory `out`.
+
+    `out` holds weights, tokenizer, `log.jsonl` and `metrics.json`. State is saved every
+    `sft.checkpoint_steps` in `<out>.work`; a run that finds it there continues from the last state, provided
+    that parameters and data are the same. Raises `DataError`, `CheckpointError` or `ParamsError` on bad input
+    and `AprError` if the loss is not finite.
+    """
+    sft, started = params.sft, time.perf_counter()
+    torch.set_num_threads(params.engine.torch_threads)
+    vocabulary = load_language(tokenizer).vocabulary
+    seed = derive_seed(params.seed, "sft", method)
+    threads = read_threads(
+        Path(traces), child_share=sft.child_share, seed=params.seed, vocabulary_size=vocabulary.size,
+        longest=min(params.grammar.window, sft.row_tokens),
+    )
+    lengths = np.diff(threads.starts)
+    rows = pack_rows(lengths, sft.row_tokens, sft.tokens[method], seed)
+    rows = rows[: max(1, len(rows) // sft.rows_per_step) * sft.rows_per_step]
+    model, lora = starting_model(params, method, vocabulary)
+    work = out.with_name(out.name + ".work")
+    trainer = PackedSFTTrainer(
+        model=model,
+        args=_config(params, work, steps=-(-len(rows) // sft.rows_per_step), seed=seed),
+        train_dataset=Dataset.from_dict({"threads": rows}),
+        data_collator=RowCollator(threads, label_weights(vocabulary, sft.token_weights)),
+        processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer),
+        peft_config=lora,
+        row_tokens=[int(lengths[row].sum()) for row in rows],
+        callbacks=[Progress(f"sft {method}")],
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.train(resume_from_checkpoint=_resumable(work, _fingerprint(params, method, threads)))
+    _write(trainer, Path(tokenizer), out, {
+        "threads": len(lengths), "epochs": sum(map(len, rows)) / len(lengths), "seconds": time.perf_counter() - started,
+    })
+    remove(work)
+
+
+def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
+    sft, device = params.sft, resolve_device(params.engine.device)
+    return SFTConfig(
+        output_dir=str(work),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=sft.rows_per_step,
+        learning_rate=sft.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(sft.warmup_share * steps),
+        weight_decay=sft.weight_decay,
+        max_grad_norm=1.0,
+        bf16=sft.precision == "bfloat16",
+        use_cpu=device.type == "cpu",
+        seed=seed % 2**32,
+        train_sampling_strategy="sequential",  # pack_rows has shuffled
+        packing=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=device.type == "cuda",
+        save_steps=sft.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=max(1, steps // 200),
+        logging_nan_inf_filter=False,
+        average_tokens_across_devices=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _fingerprint(params: Params, method: str, threads: Threads) -> str:
+    """Changes with everything that the weights depend on."""
+    settings = [params.sft.model_dump(), params.model.model_dump(), params.seed, method]
+    base = sorted(Path(params.sft.base).glob("*.safetensors")) if params.sft.base else []
+    digest = hashlib.blake2b(json.dumps([settings, [path.stat().st_mtime_ns for path in base]]).encode())
+    for array in threads:
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _resumable(work: Path, fingerprint: str) -> str | None:
+    """The last whole checkpoint in `work`; a work directory of another run is cleared."""
+    marker = work / "run.json"
+    if not marker.is_file() or read_json(marker) != fingerprint:
+        remove(work)
+        work.mkdir(parents=True)
+        write_json(marker, fingerprint)
+    # the trainer's state is written last
+    whole = [path.parent for path in work.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def _write(trainer: PackedSFTTrainer, tokenizer: Path, out: Path, metrics: dict[str, float]) -> None:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    metrics |= {"steps": trainer.state.global_step, "tokens": log[-1]["tokens"], "loss": log[-1]["loss"]}
+    metrics |= {"parameters": model.num_parameters()}
+    with atomic_path(out) as partial:
+        save_checkpoint(model, tokenizer, partial)
+        write_text(partial / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
+        write_json(partial / "metrics.json", metrics)
