@@ -1,0 +1,82 @@
+"""Muon: orthogonalised momentum for the weight matrices of the layers, AdamW for everything else.
+
+`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 arithmetic does 14 times slower
+than float32 (70 ms against 980 ms a step for 0.8M parameters), and one matrix at a time.
+"""
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic Newton-Schulz iteration."""
+ITERATIONS = 5
+MOMENTUM = 0.95
+BETAS = (0.9, 0.95)
+EPSILON = 1e-8
+
+
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+    """(n, rows, columns) matrices with all singular values moved close to 1."""
+    transposed = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if transposed else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if transposed else x
+
+
+class Muon(Optimizer):
+    """`learning_rate` moves the matrices, `other_learning_rate` embeddings, norms and biases (AdamW)."""
+
+    def __init__(self, model: nn.Module, learning_rate: float, other_learning_rate: float, decay: float):
+        embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        head = model.get_output_embeddings()
+        embeddings |= {id(p) for p in head.parameters()} if head is not None else set()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim == 2 and id(p) not in embeddings]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in trained if id(p) not in chosen]
+        groups = [
+            {"params": matrices, "lr": learning_rate, "weight_decay": decay, "orthogonal": True},
+            {"params": others, "lr": other_learning_rate, "weight_decay": 0.0, "orthogonal": False},
+        ]
+        super().__init__([group for group in groups if group["params"]], {})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if group["orthogonal"]:
+                self._step_matrices(group, params)
+            else:
+                for p in params:
+                    self._step_adamw(group, p)
+
+    def _step_matrices(self, group: dict, params: list[nn.Parameter]) -> None:
+        shapes: dict[torch.Size, list[nn.Parameter]] = {}
+        for p in params:
+            shapes.setdefault(p.shape, []).append(p)
+        for (rows, columns), same in shapes.items():
+            updates = []
+            for p in same:
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - MOMENTUM)
+                updates.append(p.grad.lerp(momentum, MOMENTUM))
+            scale = max(1.0, rows / columns) ** 0.5
+            for p, update in zip(same, orthogonalize(torch.stack(updates)), strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+
+    def _step_adamw(self, group: dict, p: nn.Parameter) -> None:
+        state = self.state[p]
+        if not state:
+            state.update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
+        state["step"] += 1
+        state["mean"].lerp_(p.grad, 1 - BETAS[0])
+        state["square"].lerp_(p.grad.square(), 1 - BETAS[1])
+        corrections = [1 - beta ** state["step"].item() for beta in BETAS]
+        scale = (state["square"] / corrections[1]).sqrt_().add_(EPSILON)
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        p.addcdiv_(state["mean"], scale, value=-group["lr"] / corrections[0])

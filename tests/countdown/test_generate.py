@@ -1,0 +1,86 @@
+"""Problems: solvable, unique, disjoint, the same for the same seed; their files' errors."""
+
+import itertools
+
+import pyarrow.parquet as pq
+import pytest
+
+from apr.core.errors import DataError, ParamsError
+from apr.core.files import read_rows, write_rows
+from apr.core.params import Problems
+from apr.countdown import PROBLEM_SCHEMA, legal_operations, read_problems
+from apr.countdown.generate import generate_problems
+from apr.countdown.solvable import reachable
+
+SETTINGS = Problems(numbers=3, number_range=(1, 9), target_range=(5, 20), train=40, validation=10, test=10)
+
+
+def brute_force(numbers, max_value):
+    """All final values, by trying every sequence of operations."""
+    if len(numbers) == 1:
+        return {numbers[0]}
+    values = set()
+    for i, j in itertools.combinations(range(len(numbers)), 2):
+        rest = [n for k, n in enumerate(numbers) if k not in (i, j)]
+        for operation in legal_operations(numbers[i], numbers[j], max_value):
+            values |= brute_force([*rest, operation.result], max_value)
+    return values
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (2, 2, 2), (3, 7, 8), (1, 5, 9, 12), (4, 4, 10, 20)])
+@pytest.mark.parametrize("max_value", [None, 30])
+def test_reachable_is_what_brute_force_finds(numbers, max_value):
+    assert reachable(numbers, max_value) == brute_force(numbers, max_value)
+
+
+def test_splits_are_disjoint_solvable_and_within_their_ranges():
+    splits = generate_problems(SETTINGS, seed=0)
+    assert {split: len(problems) for split, problems in splits.items()} == {
+        "train": 40, "validation": 10, "test": 10,
+    }  # fmt: skip
+    everything = [problem for problems in splits.values() for problem in problems]
+    assert len({(problem.numbers, problem.target) for problem in everything}) == 60
+    for problem in everything:
+        assert list(problem.numbers) == sorted(problem.numbers)
+        assert all(1 <= number <= 9 for number in problem.numbers)
+        assert 5 <= problem.target <= 20
+        assert problem.target in brute_force(problem.numbers, 100)
+
+
+def test_the_seed_and_nothing_else_decides():
+    assert generate_problems(SETTINGS, 1) == generate_problems(SETTINGS, 1)
+    assert generate_problems(SETTINGS, 1) != generate_problems(SETTINGS, 2)
+    more = SETTINGS.model_copy(update={"train": 60})
+    assert generate_problems(more, 1)["test"] == generate_problems(SETTINGS, 1)["test"]
+
+
+def test_more_problems_than_there_are_is_an_error():
+    few = SETTINGS.model_copy(update={"number_range": (1, 2), "train": 1000})
+    with pytest.raises(ParamsError, match="wider number_range"):
+        generate_problems(few, 0)
+
+
+def write(path, *rows):
+    names = PROBLEM_SCHEMA.names
+    write_rows(path, [dict(zip(names, row, strict=True)) for row in rows], PROBLEM_SCHEMA)
+    return path
+
+
+def test_problem_files_are_checked(tmp_path):
+    path = tmp_path / "problems.parquet"
+    with pytest.raises(DataError, match="no such file"):
+        read_problems(path)
+    with pytest.raises(DataError, match="'b' has no solution"):
+        read_problems(write(path, ("a", [1, 2], 3), ("b", [1, 2], 50)))
+    with pytest.raises(DataError, match="'a' occurs twice"):
+        read_problems(write(path, ("a", [1, 2], 3), ("a", [1, 3], 4)))
+    with pytest.raises(DataError, match="holds no problems"):
+        read_problems(write(path))
+    write(path, ("a", [1, 2], 3))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        read_problems(path)
+    write(path, ("a", [1, 2], 3))
+    pq.write_table(pq.read_table(path).drop_columns(["target"]), path)
+    with pytest.raises(DataError, match="column 'target' is missing"):
+        read_rows(path, PROBLEM_SCHEMA)

@@ -1,0 +1,164 @@
+"""Text, events and ids are three views of one thing; what breaks the grammar says where and why."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apr.core.errors import CheckpointError
+from apr.countdown import Operation
+from apr.grammar import Condition, Language, Malformed, Vocabulary
+from apr.grammar import events as ev
+from apr.grammar.tokenizer import build_tokenizer, load_language, save_tokenizer
+
+LANGUAGE = Language(Vocabulary(number_tokens=100, depths=4))
+VOCABULARY = LANGUAGE.vocabulary
+DIGITS = Vocabulary(number_tokens=20, depths=4)
+
+ROOT = (
+    "<root> 27 :0 3 5 9 12 children 2 go spawn msg 27 :1 12 + 9 = 21 3 5 21 msg 27 :1 9 / 3 = 3 5 12 3 run "
+    "joined none joined 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 resume "
+    "answer 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 end"
+)
+
+numbers = st.integers(0, 100) | st.integers(0, 3000)
+operations = st.builds(Operation, numbers, st.sampled_from("+-*/"), numbers, numbers)
+states = st.lists(numbers, min_size=1, max_size=4).map(tuple)
+line_chains = st.lists(st.tuples(operations, states), min_size=1, max_size=3).map(
+    lambda parts: tuple(ev.Line(depth, *part) for depth, part in enumerate(parts, start=1))
+)
+nodes = st.builds(ev.Node, numbers, line_chains)
+paths = st.none() | st.lists(operations, min_size=1, max_size=3).map(tuple)
+conditions = st.none() | st.builds(Condition, st.sampled_from(["tokens", "children"]), numbers)
+prompts = st.builds(ev.RootPrompt, numbers, states, conditions) | st.builds(ev.ChildPrompt, nodes)
+inner = (
+    st.builds(ev.Line, st.integers(0, 3), operations, states)
+    | st.builds(ev.Leaf, st.sampled_from("+-*/"), numbers, st.sampled_from("<!>"))
+    | st.just(ev.Listing())
+    | st.builds(ev.Goto, line_chains)
+    | st.lists(nodes, min_size=1, max_size=4).map(lambda found: ev.Spawn(tuple(found)))
+    | st.lists(paths, min_size=1, max_size=4).map(lambda found: ev.Joined(tuple(found)))
+)
+endings = st.builds(ev.Join, paths) | st.builds(ev.Answer, paths)
+threads = st.tuples(prompts, st.lists(inner, max_size=6), endings).map(lambda t: [t[0], *t[1], t[2]])
+
+
+@given(threads)
+@settings(max_examples=300)
+def test_events_survive_ids_and_text(events):
+    ids = LANGUAGE.encode(events)
+    assert LANGUAGE.parse(ids) == events
+    assert VOCABULARY.encode(VOCABULARY.decode(ids)) == ids
+
+
+@given(st.lists(st.integers(-5, VOCABULARY.size + 5), max_size=60))
+@settings(max_examples=300)
+def test_no_ids_raise(ids):
+    parsed = LANGUAGE.parse(ids)
+    assert isinstance(parsed, (list, Malformed))
+    assert isinstance(LANGUAGE.answer(ids), (list, Malformed, type(None)))
+    if isinstance(parsed, list):
+        assert LANGUAGE.encode(parsed) == ids
+
+
+@given(threads, st.data())
+@settings(max_examples=300)
+def test_a_thread_with_one_token_changed_is_parsed_or_malformed(events, data):
+    ids = LANGUAGE.encode(events)
+    ids[data.draw(st.integers(0, len(ids) - 1))] = data.draw(st.integers(0, VOCABULARY.size - 1))
+    parsed = LANGUAGE.parse(ids)
+    if isinstance(parsed, Malformed):
+        assert 0 <= parsed.position <= len(ids)
+        assert parsed.reason
+
+
+def test_numbers_up_to_the_bound_are_one_token_and_larger_ones_by_digits():
+    assert len(DIGITS.number(20)) == 1
+    assert [DIGITS.words[i] for i in DIGITS.number(256)] == ["2", "##5", "##6"]
+    assert [DIGITS.words[i] for i in DIGITS.number(205)] == ["20", "##5"]
+
+
+def test_prompt_and_answer():
+    ids = LANGUAGE.prompt((3, 5, 9, 12), 27, Condition("children", 2))
+    assert VOCABULARY.decode(ids) == "<root> 27 :0 3 5 9 12 children 2 go"
+    answer = [Operation(9, "/", 3, 3), Operation(5, "*", 3, 15), Operation(15, "+", 12, 27)]
+    assert LANGUAGE.answer(VOCABULARY.encode(ROOT)) == answer
+    assert LANGUAGE.answer(VOCABULARY.encode("<root> 27 :0 1 2 go answer none end")) is None
+    assert LANGUAGE.answer(VOCABULARY.encode("<root> 27 :0 1 2 go")) == Malformed(6, "no answer")
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "reason"),
+    [
+        ("27 :0", 0, "a thread starts with <root> or <child>, not '27'"),
+        ("<root> 27 3 5 go", 2, "expected ':0', found '3'"),
+        ("<root> 27 :0 3 5 go + 8", 8, "expected one of < ! >, found 'nothing'"),
+        ("<root> 27 :0 3 5 go spawn run", 7, "spawn of nothing"),
+        ("<root> 27 :0 3 5 go answer none end end", 9, "text after the end"),
+        ("<root> 27 :0 3 5 go :1 3 + 5 8", 10, "expected '=', found '8'"),
+        ("<root> 27 :0 3 5 go <pad>", 6, "'<pad>' starts nothing"),
+    ],
+)
+def test_malformed_says_where_and_why(text, position, reason):
+    assert LANGUAGE.parse(VOCABULARY.encode(text)) == Malformed(position, reason)
+
+
+def test_spawn_and_join_on_ids():
+    syntax, ids = LANGUAGE.syntax, VOCABULARY.encode(ROOT)
+    run = ids.index(syntax.run)
+    first, second = syntax.messages(ids[: run + 1])
+    assert VOCABULARY.decode(first) == "27 :1 12 + 9 = 21 3 5 21"
+    assert VOCABULARY.decode(syntax.child_prompt(second)) == "<child> 27 :1 9 / 3 = 3 5 12 3 go"
+    child = VOCABULARY.encode("<child> 27 :1 9 / 3 = 3 5 12 3 go join 9 / 3 = 3 end")
+    returned = syntax.returned(child)
+    assert VOCABULARY.decode(returned) == "9 / 3 = 3"
+    joined = syntax.joined([syntax.nothing, returned])
+    assert VOCABULARY.decode(joined) == "joined none joined 9 / 3 = 3 resume"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<root> go run", "run without spawn"),
+        ("<root> go spawn run", "spawn of nothing"),
+        ("<root> go spawn msg msg 3 run", "empty message"),
+        ("<root> go spawn 3 msg 3 run", "spawn without msg"),
+        ("<root> go spawn msg 3 join run", "'join' inside a spawn"),
+    ],
+)
+def test_broken_spawns_are_values(text, reason):
+    assert LANGUAGE.syntax.messages(VOCABULARY.encode(text)).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<child> go end", "child ends without join"),
+        ("<child> go join end", "empty join"),
+        ("<child> go join 3 resume end", "'resume' inside a join"),
+    ],
+)
+def test_broken_joins_are_values(text, reason):
+    assert LANGUAGE.syntax.returned(VOCABULARY.encode(text)).reason == reason
+
+
+@given(threads)
+@settings(max_examples=50)
+def test_the_tokenizer_has_the_same_ids(events):
+    text = VOCABULARY.decode(LANGUAGE.encode(events))
+    assert TOKENIZER.encode(text) == VOCABULARY.encode(text)
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+TOKENIZER = build_tokenizer(VOCABULARY)
+
+
+def test_a_saved_tokenizer_is_checked(tmp_path):
+    save_tokenizer(LANGUAGE, tmp_path)
+    assert load_language(tmp_path).vocabulary.words == VOCABULARY.words
+    text = (tmp_path / "thread_language.json").read_text()
+    (tmp_path / "thread_language.json").write_text(text.replace("100", "90"))
+    with pytest.raises(CheckpointError, match="not those of the thread language"):
+        load_language(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="no tokenizer here"):
+        load_language(tmp_path)
