@@ -1,0 +1,45 @@
+"""Sampling over a batch: noise that belongs to a thread and a position, and one inverse-CDF draw."""
+
+import numpy as np
+import torch
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def uniforms(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """A float64 in [0, 1) for each pair (key, position), both (n,), by splitmix64 as a counter hash."""
+    with np.errstate(over="ignore"):
+        z = keys.astype(np.uint64) + (positions.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return (z >> np.uint64(11)) * 2.0**-53
+
+
+def sample(
+    logits: torch.Tensor, temperatures: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and their log-probabilities, both (n,), drawn from `logits` (n, vocabulary).
+
+    Row i is drawn at `temperatures[i]` by inverse CDF at `noise[i]`; temperature 0 takes the most likely
+    token, and its log-probability at temperature 1. Raises `FloatingPointError` on logits that are not
+    finite: the weights have diverged.
+    """
+    greedy = temperatures == 0
+    logits = logits.double()
+    if greedy.all():
+        logprobs = torch.log_softmax(logits, -1)
+        tokens = logits.argmax(-1, keepdim=True)
+    else:
+        scale = torch.from_numpy(np.where(greedy, 1.0, temperatures)).to(logits.device)
+        logprobs = torch.log_softmax(logits / scale[:, None], -1)
+        cumulative = logprobs.exp().cumsum(-1)
+        threshold = torch.from_numpy(noise).to(logits.device)[:, None] * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=logits.shape[1] - 1)
+        if greedy.any():
+            rows = torch.from_numpy(greedy).to(logits.device)[:, None]
+            tokens = torch.where(rows, logits.argmax(-1, keepdim=True), tokens)
+    chosen = logprobs.gather(1, tokens)[:, 0].cpu().numpy()
+    if not np.isfinite(chosen).all():
+        raise FloatingPointError("the model's logits are not finite")
+    return tokens[:, 0].cpu().numpy(), chosen

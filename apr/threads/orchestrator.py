@@ -1,0 +1,190 @@
+"""From the sampled `run` to the joined messages: spawn, await, join, resume, cancel (section 3.1).
+
+A thread decodes until its decoder stops it; `_stopped` looks at why:
+
+    out of tokens    -> TRUNCATED
+    spawn ... run    -> `_spawn`: the children start at once, the parent waits
+    ... end          -> DONE; MALFORMED if it is a child that returns nothing readable
+
+Every end of a thread goes through `_finish`, which after the last child resumes the parent in `_join`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from apr.core.seeds import derive_seed
+from apr.engine.interface import Decoder, Sampling, Segment
+from apr.grammar.events import Malformed
+from apr.grammar.thread_syntax import ThreadSyntax
+from apr.threads.rollout import Limits, Request, Rollout, Spawn, Status, Thread
+
+
+@dataclass(eq=False)
+class _Node:
+    """A thread in its tree while the rollout is decoded; its own key in the decoder."""
+
+    thread: Thread
+    request: Request
+    path: tuple[int, ...]
+    """Which child of which child of the root: the thread's identity, whatever its prompt says."""
+    budget: int
+    """Tokens that this thread may still sample or lend to its children."""
+    parent: "_Node | None" = None
+    spawned: list[list["_Node"]] = field(default_factory=list)
+    returned: list[int] = field(default_factory=list)
+
+
+class Orchestrator:
+    """Decodes rollouts: trees of threads that share a decoder with the threads of all other rollouts.
+
+    What a rollout holds depends on its request, the limits and the model, not on what else is decoded.
+    """
+
+    def __init__(self, decoder: Decoder, syntax: ThreadSyntax, limits: Limits):
+        self._decoder, self._syntax, self._limits = decoder, syntax, limits
+        self._open: set[_Node] = set()
+        self._running = self._done = self._sampled = 0
+
+    def run(
+        self, requests: Iterable[Request], progress: Callable[[int, int], object] | None = None
+    ) -> list[Rollout]:
+        """The rollouts of `requests`, in their order. If the decoder fails, its threads are closed first.
+
+        `progress(rollouts done, tokens sampled)` is called whenever threads have stopped.
+        """
+        self._running = self._done = self._sampled = 0
+        pending, roots = iter(requests), []
+        try:
+            while True:
+                while self._running < self._decoder.capacity and (request := next(pending, None)) is not None:
+                    roots.append(_node(request, request.prompt, (), self._limits.max_tokens))
+                    self._start(roots[-1])
+                if not self._open:
+                    return [_rollout(root) for root in roots]
+                stopped = self._decoder.step()
+                for node, segment in stopped:
+                    self._stopped(node, segment)
+                if stopped and progress is not None:
+                    progress(self._done, self._sampled)
+        finally:
+            self._cancel_all()
+
+    def _start(self, node: _Node) -> None:
+        if node.budget < 1:
+            self._finish(node, Status.CANCELLED, "no tokens left to sample")
+        elif len(node.thread.ids) >= self._limits.window:
+            self._finish(node, Status.TRUNCATED, "the prompt fills the window")
+        else:
+            key = derive_seed(node.request.seed, node.request.id, *node.path)
+            sampling = Sampling(node.request.temperature, key)
+            self._decoder.open(node, node.thread.ids, sampling, self._limit(node))
+            self._open.add(node)
+            self._running += 1
+
+    def _stopped(self, node: _Node, segment: Segment) -> None:
+        self._running -= 1
+        self._sampled += len(segment.ids)
+        node.budget -= len(segment.ids)
+        _append(node.thread, segment.ids, True, segment.logprobs)
+        if segment.reason == "length":
+            self._finish(node, Status.TRUNCATED, "no tokens left" if node.budget < 1 else "window full")
+        elif segment.ids[-1] == self._syntax.run:
+            self._spawn(node)
+        elif node.parent is None:
+            self._finish(node, Status.DONE)
+        elif isinstance(returned := self._syntax.returned(node.thread.ids), Malformed):
+            self._finish(node, Status.MALFORMED, _say(returned))
+        else:
+            node.returned = returned
+            self._finish(node, Status.DONE)
+
+    def _spawn(self, node: _Node) -> None:
+        thread, limits = node.thread, self._limits
+        messages = self._syntax.messages(thread.ids)
+        if isinstance(messages, Malformed):
+            self._finish(node, Status.MALFORMED, _say(messages))
+        elif thread.depth >= limits.max_depth:
+            self._finish(node, Status.MALFORMED, f"spawn at depth {thread.depth}")
+        elif len(messages) > limits.max_children:
+            self._finish(node, Status.MALFORMED, f"spawn of {len(messages)} children")
+        else:
+            thread.status = Status.WAITING
+            share = node.budget // len(messages)
+            node.budget -= share * len(messages)
+            first = sum(len(children) for children in node.spawned)
+            children = [
+                _node(node.request, self._syntax.child_prompt(message), (*node.path, place), share, node)
+                for place, message in enumerate(messages, start=first)
+            ]
+            thread.spawns.append(Spawn(at=len(thread.ids), children=[]))
+            node.spawned.append(children)
+            for child in children:
+                self._start(child)
+
+    def _finish(self, node: _Node, status: Status, reason: str = "") -> None:
+        node.thread.status, node.thread.reason = status, reason
+        if node in self._open:
+            self._open.remove(node)
+            self._decoder.close(node)
+        parent = node.parent
+        if parent is None:
+            self._done += 1
+            return
+        if status != Status.DONE:
+            node.returned = self._syntax.nothing
+        parent.budget += node.budget
+        if all(child.thread.status not in (Status.RUNNING, Status.WAITING) for child in parent.spawned[-1]):
+            self._join(parent)
+
+    def _join(self, node: _Node) -> None:
+        """Appends what the children returned, in spawn order, and lets the parent decode on."""
+        joined = self._syntax.joined([child.returned for child in node.spawned[-1]])
+        if node.budget < 1:
+            self._finish(node, Status.TRUNCATED, "no tokens left")
+        elif len(node.thread.ids) + len(joined) >= self._limits.window:
+            self._finish(node, Status.TRUNCATED, "joined messages do not fit the window")
+        else:
+            _append(node.thread, joined, False, [0.0] * len(joined))
+            node.thread.status = Status.RUNNING
+            self._decoder.extend(node, joined, self._limit(node))
+            self._running += 1
+
+    def _limit(self, node: _Node) -> int:
+        return min(self._limits.window, len(node.thread.ids) + node.budget)
+
+    def _cancel_all(self) -> None:
+        for node in self._open:
+            self._decoder.close(node)
+        self._open.clear()
+
+
+def _node(
+    request: Request, prompt: list[int], path: tuple[int, ...], budget: int, parent: _Node | None = None
+) -> _Node:
+    thread = Thread(
+        index=0, parent=-1, depth=len(path), prompt_length=len(prompt), ids=[], sampled=[], logprobs=[]
+    )
+    _append(thread, prompt, False, [0.0] * len(prompt))
+    return _Node(thread, request, path, budget, parent)
+
+
+def _append(thread: Thread, ids: list[int], sampled: bool, logprobs: list[float]) -> None:
+    thread.ids.extend(ids)
+    thread.sampled.extend([sampled] * len(ids))
+    thread.logprobs.extend(logprobs)
+
+
+def _say(malformed: Malformed) -> str:
+    return f"{malformed.reason} (token {malformed.position})"
+
+
+def _rollout(root: _Node) -> Rollout:
+    """Numbers the threads level by level, so that their order does not depend on who finished first."""
+    nodes = [root]
+    for node in nodes:
+        for spawn, children in zip(node.thread.spawns, node.spawned, strict=True):
+            for child in children:
+                child.thread.index, child.thread.parent = len(nodes), node.thread.index
+                spawn.children.append(child.thread.index)
+                nodes.append(child)
+    return Rollout(root.request.id, [node.thread for node in nodes])
