@@ -1,0 +1,1 @@
+"""GRPO on whole rollouts, parent and children together. May import everything up to `threads`."""

@@ -1,0 +1,73 @@
+"""What a step of RL was like: one JSON line per step, and the summary of a run."""
+
+import json
+import time
+from pathlib import Path
+from statistics import fmean
+
+from transformers import TrainerCallback
+
+from apr.core.progress import Meter
+from apr.rl.rollouts import Sampler
+
+UPDATE_FIGURES = {
+    "kl": "kl",
+    "entropy": "entropy",
+    "clip_ratio/region_mean": "clip_share",
+    "grad_norm": "grad_norm",
+    "loss": "loss",
+}
+"""TRL's names, and ours. Without a KL term TRL names no KL: 0 then."""
+
+
+class StepLog(TrainerCallback):
+    """Appends a line to `path` after the last update of each step.
+
+    Keys: step (from 1), reward, accuracy, children, total_tokens, sequential_tokens (means over rollouts),
+    malformed, truncated (shares of threads), zero_variance_groups, kl, entropy, clip_share, grad_norm,
+    loss (means over updates), rollout_seconds, update_seconds.
+    """
+
+    def __init__(self, path: Path, sampler: Sampler, meter: Meter, inner_updates: int):
+        self._path, self._sampler, self._meter, self._inner_updates = path, sampler, meter, inner_updates
+        self._updates: list[dict[str, float]] = []
+
+    def on_train_begin(self, args, state, control, **_):
+        """Forgets what was logged after the checkpoint that the run goes on from."""
+        done = state.global_step // self._inner_updates
+        kept = [line for line in read_log(self._path) if line["step"] <= done]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._started = time.perf_counter()
+
+    def on_log(self, args, state, control, logs, **_):
+        if "grad_norm" not in logs:  # the trainer's own summary at the end
+            return
+        self._updates.append({ours: logs.get(theirs, 0.0) for theirs, ours in UPDATE_FIGURES.items()})
+        if len(self._updates) < self._inner_updates:
+            return
+        now = time.perf_counter()
+        line = dict(self._sampler.record)
+        line |= {name: fmean(update[name] for update in self._updates) for name in UPDATE_FIGURES.values()}
+        line["update_seconds"] = now - self._started - line["rollout_seconds"]
+        self._updates, self._started = [], now
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self._meter.update(line["step"], f"reward {line['reward']:.3f} children {line['children']:.1f}")
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a log; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def summary(lines: list[dict[str, float]], prompts: int) -> dict[str, float]:
+    """Means of every figure over the last quarter of the steps, and counts over all of them."""
+    last = lines[-max(1, len(lines) // 4) :]
+    means = {name: fmean(line[name] for line in last) for name in last[0] if name != "step"}
+    return means | {
+        "steps": len(lines),
+        "steps_without_signal": sum(line["zero_variance_groups"] == prompts for line in lines),
+        "first_reward": lines[0]["reward"],
+        "rollout_seconds": sum(line["rollout_seconds"] for line in lines),
+        "update_seconds": sum(line["update_seconds"] for line in lines),
+    }

@@ -1,0 +1,131 @@
+"""The sampling half of a step: problems -> rollouts of the live model -> rewards of the verifier."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import fmean
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from apr.core.errors import ParamsError
+from apr.core.params import Params
+from apr.core.seeds import derive_rng, derive_seed
+from apr.countdown.problem import Problem
+from apr.countdown.verify import verify
+from apr.engine.slots import SlotEngine
+from apr.grammar.events import Condition, Malformed
+from apr.grammar.language import Language
+from apr.rl.packing import PackedRow, pack
+from apr.threads.orchestrator import Orchestrator
+from apr.threads.rollout import Limits, Request, Rollout, Status
+
+
+def draw_problems(params: Params, problems: Sequence[Problem]) -> list[Problem]:
+    """The problems of every step, `params.rl.prompts` different ones each; the same for every policy."""
+    if params.rl.prompts > len(problems):
+        raise ParamsError(f"rl.prompts: {params.rl.prompts} is not allowed; allowed: at most "
+                          f"problems.train = {len(problems)}")
+    drawn: list[Problem] = []
+    for step in range(params.rl.steps):
+        drawn += derive_rng(params.seed, "rl problems", step).sample(problems, params.rl.prompts)
+    return drawn
+
+
+def solved(language: Language, problem: Problem, rollout: Rollout) -> bool:
+    """The strict verdict on the root's answer. A rollout that gives none is not solved (paper's rule)."""
+    root = rollout.threads[0]
+    if root.status != Status.DONE:
+        return False
+    answer = language.answer(root.ids)
+    if answer is None or isinstance(answer, Malformed):
+        return False
+    return verify(problem, answer).strict
+
+
+class Sampler:
+    """`sample` is the trainer's `rollout_func`, `reward` its reward function, `record` the step's figures."""
+
+    def __init__(self, params: Params, policy: str, language: Language, problems: Sequence[Problem]):
+        children = params.rl.policies[policy].children
+        self._params = params
+        self._language = language
+        self._problems = {problem.id: problem for problem in problems}
+        self._condition = None if children is None else Condition("children", children)
+        self._limits = Limits(window=params.grammar.window, max_tokens=params.engine.max_tokens,
+                              max_children=params.engine.max_children, max_depth=params.engine.max_depth)
+        self.record: dict[str, float] = {}
+        for problem in problems:
+            if (length := len(self._prompt(problem))) >= params.grammar.window:
+                raise ParamsError(f"grammar.window: {params.grammar.window} is not allowed; allowed: more "
+                                  f"than the {length} tokens of the prompt of problem {problem.id!r}")
+
+    def _prompt(self, problem: Problem) -> list[int]:
+        return self._language.prompt(problem.numbers, problem.target, self._condition)
+
+    def sample(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+        """A rollout for each problem id in `prompts`, which come in groups of equal ids.
+
+        Returns the fields of `PackedRow` and `rollout`, lists in the order of `prompts`. A rollout depends
+        on seed, step, problem and its place in the group, so a run that resumes repeats it.
+        """
+        started = time.perf_counter()
+        rl, engine = self._params.rl, self._params.engine
+        step = trainer.state.global_step // rl.inner_updates
+        seed = derive_seed(self._params.seed, "rl", step)
+        requests = [
+            Request(f"{name}/{row % rl.group}", self._prompt(self._problems[name]), rl.temperature, seed)
+            for row, name in enumerate(prompts)
+        ]
+        syntax = self._language.syntax
+        with decoding(trainer.accelerator.unwrap_model(trainer.model)) as model:
+            # A new engine has empty KV caches: nothing is left of the weights before the last update.
+            slots = SlotEngine(model, syntax.stop_ids, engine.slots, self._params.grammar.window)
+            rollouts = Orchestrator(slots, syntax, self._limits).run(requests)
+        self.record = {"step": step + 1, **figures(rollouts)}
+        self.record["rollout_seconds"] = time.perf_counter() - started
+        rows = [pack(rollout) for rollout in rollouts]
+        return {field: [getattr(row, field) for row in rows] for field in PackedRow._fields} | {
+            "rollout": rollouts
+        }
+
+    def reward(self, prompts: list[str], rollout: list[Rollout], **_: Any) -> list[float]:
+        """1 for a solved problem, else 0 (binary, section 3.3): from the threads, not from packed text."""
+        verdicts = [
+            solved(self._language, self._problems[name], r) for name, r in zip(prompts, rollout, strict=True)
+        ]
+        group = self._params.rl.group
+        groups = [verdicts[start : start + group] for start in range(0, len(verdicts), group)]
+        rewards = [float(verdict) for verdict in verdicts]
+        self.record |= {
+            "reward": fmean(rewards),
+            "accuracy": fmean(verdicts),
+            "zero_variance_groups": sum(len(set(members)) == 1 for members in groups),
+        }
+        return rewards
+
+
+def figures(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Means over rollouts; `malformed` and `truncated` are shares of all threads."""
+    usages = [rollout.usage for rollout in rollouts]
+    statuses = [thread.status for rollout in rollouts for thread in rollout.threads]
+    return {
+        "children": fmean(usage.children for usage in usages),
+        "total_tokens": fmean(usage.total for usage in usages),
+        "sequential_tokens": fmean(usage.sequential for usage in usages),
+        "malformed": statuses.count(Status.MALFORMED) / len(statuses),
+        "truncated": statuses.count(Status.TRUNCATED) / len(statuses),
+    }
+
+
+@contextmanager
+def decoding(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
+    """The model in training, for the time of decoding: in evaluation mode, adapters active."""
+    training = model.training
+    model.eval()
+    try:
+        yield model.get_base_model() if isinstance(model, PeftModel) else model
+    finally:
+        model.train(training)

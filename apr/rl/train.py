@@ -1,0 +1,167 @@
+"""Reinforcement learning of whole rollouts: GRPO (paper, section 3.3; Figures 5 and 7).
+
+    reference <- policy <- the SFT checkpoint
+    for step in 1..steps:
+        draw `prompts` training problems                                        rollouts.draw_problems
+        decode `group` rollouts of each with the policy, parents and children   rollouts.Sampler.sample
+        r = 1 where the strict verifier accepts the root's answer, else 0       rollouts.Sampler.reward
+        A = (r - mean of its group) / (standard deviation of its group + 1e-4)  trl.GRPOTrainer
+        repeat `inner_updates` times:                                           trainer.PackedGRPOTrainer
+            ratio = policy / policy that sampled, for each sampled token of each thread
+            KL    = reference / policy - log(reference / policy) - 1            (never negative)
+            loss  = mean over rollouts of the mean over their sampled tokens of
+                    - min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) + kl KL
+            AdamW step on its gradient, cut to norm `max_grad_norm`
+
+A rollout is one packed row (`apr.rl.packing`): its tokens share one advantage and one mean, whatever thread
+they are in; injected tokens have no loss, the stop tokens that were sampled do.
+
+Where this is not the paper's GRPO, or the paper is silent and its code decides otherwise:
+- A token's weight is 1 / sampled tokens of its rollout, in the policy term and in the KL term alike; the
+  reference code divides the policy term by the number of threads, and not the KL term.
+- Stop tokens are trained; the reference code never does.
+- A parent is one sequence that goes on after its spawn; the reference code trains its prefix once more
+  after each join.
+- The sampler's log-probabilities are the old policy's, never recomputed.
+- Weights, optimiser and rollouts are float32; the learning rate is constant; no weight decay.
+- Groups whose rewards are all equal have no advantage and only feel the KL term; they are counted.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoTokenizer, PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig
+
+from apr.core.errors import DataError, ParamsError
+from apr.core.files import atomic_path, read_json, remove, write_json
+from apr.core.params import Params
+from apr.core.progress import Meter
+from apr.countdown.problem import read_problems
+from apr.engine.checkpoint import load_model, resolve_device, save_checkpoint
+from apr.grammar.tokenizer import load_language
+from apr.rl.log import StepLog, read_log, summary
+from apr.rl.rollouts import Sampler, draw_problems
+from apr.rl.trainer import PackedGRPOTrainer
+
+
+def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out: Path) -> None:
+    """Trains `policy` from the SFT `checkpoint` and writes the directory `out`.
+
+    `problems` is the Parquet file of training problems. `out` holds weights, tokenizer, `log.jsonl` (a line
+    per step, see `apr.rl.log`) and `metrics.json`. Until it is written, `<out>.work` holds the trainer's
+    state every `checkpoint_steps` steps, and a run with equal parameters and inputs goes on from there.
+    Raises `ParamsError`, `DataError` or `CheckpointError` on bad input; a fault while sampling ends the run.
+    """
+    check_params(params, policy)
+    torch.set_num_threads(params.engine.torch_threads)
+    language = load_language(checkpoint)
+    drawn = draw_problems(params, read_problems(problems))
+    sampler = Sampler(params, policy, language, drawn)
+
+    work = out.with_name(f"{out.name}.work")
+    resume_from = open_work(work, run_identity(params, policy, problems, checkpoint))
+    with Meter(f"rl {policy}", params.rl.steps, "step") as meter:
+        log = StepLog(work / "log.jsonl", sampler, meter, params.rl.inner_updates)
+        trainer = PackedGRPOTrainer(
+            model=load_model(checkpoint, params.engine.device, attention="packed"),
+            reward_funcs=sampler.reward,
+            rollout_func=sampler.sample,
+            args=trainer_config(params, policy, work),
+            train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),
+            processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
+            peft_config=lora_config(params),
+            callbacks=[log],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=resume_from)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if params.rl.lora is not None:
+        model = model.merge_and_unload()
+    with atomic_path(out) as partial:
+        save_checkpoint(model, checkpoint, partial)
+        shutil.copyfile(work / "log.jsonl", partial / "log.jsonl")
+        write_json(partial / "metrics.json", summary(read_log(work / "log.jsonl"), params.rl.prompts))
+    remove(work)
+
+
+def check_params(params: Params, policy: str) -> None:
+    """Raises `ParamsError` if `policy` is unknown or a step's rollouts do not split into micro-batches."""
+    if policy not in params.rl.policies:
+        raise ParamsError(f"rl.policies: {policy!r} is not allowed; allowed: {sorted(params.rl.policies)}")
+    rows = params.rl.prompts * params.rl.group
+    if rows % params.rl.rows_per_device:
+        raise ParamsError(f"rl.rows_per_device: {params.rl.rows_per_device} is not allowed; allowed: a "
+                          f"divisor of rl.prompts * rl.group = {rows}")
+
+
+def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
+    """One generation batch of prompts x group rows is one optimizer step, repeated `inner_updates` times."""
+    rl = params.rl
+    return GRPOConfig(
+        output_dir=str(work),
+        max_steps=rl.steps * rl.inner_updates,
+        per_device_train_batch_size=rl.rows_per_device,
+        gradient_accumulation_steps=rl.prompts * rl.group // rl.rows_per_device,
+        num_generations=rl.group,
+        num_iterations=rl.inner_updates,
+        temperature=rl.temperature,
+        max_completion_length=params.engine.max_tokens,
+        loss_type="grpo",
+        epsilon=rl.clip,
+        beta=rl.policies[policy].kl,
+        use_bias_correction_kl=False,
+        learning_rate=rl.learning_rate,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=rl.max_grad_norm,
+        seed=params.seed,
+        shuffle_dataset=False,
+        bf16=False,
+        activation_checkpointing=False,
+        use_cpu=resolve_device(params.engine.device).type == "cpu",
+        save_steps=rl.checkpoint_steps * rl.inner_updates,
+        save_total_limit=1,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def lora_config(params: Params) -> LoraConfig | None:
+    """Adapters on every linear layer but the output layer."""
+    lora = params.rl.lora
+    if lora is None:
+        return None
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def run_identity(params: Params, policy: str, problems: Path, checkpoint: Path) -> dict[str, object]:
+    """Everything that a run depends on: its parameters, and hashes of its inputs."""
+    settings = params.model_dump(mode="json", include={"seed", "grammar", "engine", "rl"})
+    settings["rl"]["policies"] = {policy: settings["rl"]["policies"][policy]}
+    inputs = [Path(problems), *sorted(Path(checkpoint).glob("model*.safetensors"))]
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
+    return {"params": settings, "inputs": hashes}
+
+
+def open_work(work: Path, identity: dict[str, object]) -> str | None:
+    """The trainer state to go on from, if `work` holds one of the same run; else an empty `work` and None."""
+    try:
+        same = read_json(work / "run.json") == identity
+    except DataError:
+        same = False
+    if not same:
+        remove(work)
+        work.mkdir(parents=True)
+        write_json(work / "run.json", identity)
+    # A run that was killed while it saved leaves a directory whose last file is missing.
+    for partial in work.glob("checkpoint-*"):
+        if not (partial / "trainer_state.json").is_file():
+            remove(partial)
+    return get_last_checkpoint(str(work))

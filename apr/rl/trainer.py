@@ -1,0 +1,79 @@
+"""TRL's GRPO on packed rows: what is sampled, masked and scored is the threads, not the flattened row."""
+
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+from trl.trainer.utils import pad
+
+from apr.rl.packing import position_ids
+
+
+class PackedGRPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` for a `rollout_func` that returns the fields of `PackedRow`, lists over rollouts.
+
+    The batch carries `thread_lengths` (B, N), padded with 0; TRL shuffles and splits it with the rows. The
+    model must have attention "packed". The old policy's log-probabilities are the sampler's own, which
+    saves a forward pass and makes the ratio exact where sampler and trainer differ by rounding.
+    """
+
+    def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
+        generated = super()._generate(prompts)
+        lengths = [torch.tensor(row) for row in generated[5].pop("thread_lengths")]
+        self._lengths = pad(lengths, padding_value=0)
+        return generated
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        # With several updates per batch, TRL scores the rows under the old policy first; see below.
+        self._old_unwanted = self.num_iterations > 1
+        batch = super()._generate_and_score_completions(inputs)
+        batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
+        batch["thread_lengths"] = self._lengths
+        return batch
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        self._lengths = inputs["thread_lengths"]
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """Log-probabilities and entropies (B, C) of the last C = `logits_to_keep` tokens of rows (B, L)."""
+        if self._old_unwanted:
+            self._old_unwanted = False
+            return torch.zeros(0), None, None
+        rows = (x.split(batch_size or len(x)) for x in (input_ids, attention_mask, self._lengths))
+        parts = [_score(model, *part) for part in zip(*rows, strict=True)]
+        logps, entropies = (
+            None if values[0] is None else torch.cat(values)[:, -logits_to_keep:]
+            for values in zip(*parts, strict=True)
+        )
+        return logps, entropies, None
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Checkpoints of a run are not published."""
+
+
+def _score(
+    model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scores rows (B, L) as one row without padding; 0 where there is no token or a thread begins."""
+    real = mask.bool()
+    tokens = ids[real]
+    positions = position_ids(lengths[lengths > 0].tolist()).to(ids.device)
+    labels = tokens.roll(-1).masked_fill(positions.roll(-1) == 0, -100)
+    output = model(
+        input_ids=tokens[None], position_ids=positions[None], shift_labels=labels[None], fused_lm_head=True
+    )
+
+    def unpack(scores: torch.Tensor | None) -> torch.Tensor | None:
+        # A score belongs to the next token.
+        return None if scores is None else scores.new_zeros(ids.shape).masked_scatter(real, scores[0].roll(1))
+
+    return unpack(output.log_probs), unpack(output.entropy)

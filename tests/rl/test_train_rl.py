@@ -1,0 +1,165 @@
+"""Two real steps on a tiny model that solves about half of its problems."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoTokenizer
+
+from apr.core.errors import ParamsError
+from apr.countdown.problem import read_problems
+from apr.engine.checkpoint import load_model
+from apr.grammar.tokenizer import load_language
+from apr.rl.rollouts import Sampler, draw_problems
+from apr.rl.train import train_rl, trainer_config
+from apr.rl.trainer import PackedGRPOTrainer
+from apr.threads.orchestrator import Orchestrator
+
+KEYS = {
+    "step", "reward", "accuracy", "children", "total_tokens", "sequential_tokens", "malformed", "truncated",
+    "zero_variance_groups", "kl", "entropy", "clip_share", "grad_norm", "loss", "rollout_seconds",
+    "update_seconds",
+}  # fmt: skip
+TIMES = {"rollout_seconds", "update_seconds"}
+
+
+def weights(directory):
+    return load_file(directory / "model.safetensors")
+
+
+def log(directory):
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    return lines, [{key: line[key] for key in line.keys() - TIMES} for line in lines]
+
+
+def with_rl(params, **changes):
+    return params.model_copy(update={"rl": params.rl.model_copy(update=changes)})
+
+
+@pytest.fixture(scope="module")
+def run(params, problems, checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "rl"
+    train_rl(params, "apr", problems, checkpoint, out)
+    return out
+
+
+def test_two_steps_train_and_are_logged(run, checkpoint, language):
+    lines, _ = log(run)
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(set(line) == KEYS for line in lines)
+    first = lines[0]
+    assert 0 < first["reward"] < 1 and first["reward"] == first["accuracy"]
+    assert first["children"] > 0 and 0 < first["sequential_tokens"] < first["total_tokens"]
+    assert first["grad_norm"] > 0 and lines[1]["kl"] > 0
+    before, after = weights(checkpoint), weights(run)
+    assert before.keys() == after.keys()
+    assert any((before[name] != after[name]).any() for name in before)
+    assert load_language(run).vocabulary.ids == language.vocabulary.ids
+    assert json.loads((run / "metrics.json").read_text())["steps"] == 2
+    assert not run.with_name("rl.work").exists()
+    load_model(run, "cpu")
+
+
+def test_a_fault_ends_the_run_and_the_next_one_resumes_bit_for_bit(
+    run, params, problems, checkpoint, tmp_path, monkeypatch
+):
+    whole, out = Orchestrator.run, tmp_path / "rl"
+    calls = []
+
+    def fails_in_step_two(self, requests, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("the engine broke")
+        return whole(self, requests, *args, **kwargs)
+
+    monkeypatch.setattr(Orchestrator, "run", fails_in_step_two)
+    with pytest.raises(RuntimeError, match="the engine broke"):
+        train_rl(params, "apr", problems, checkpoint, out)
+    assert not out.exists()
+    monkeypatch.setattr(Orchestrator, "run", whole)
+    resumed_steps = []
+    sample = Sampler.sample
+    monkeypatch.setattr(Sampler, "sample", lambda self, prompts, trainer: (
+        resumed_steps.append(trainer.state.global_step), sample(self, prompts, trainer))[1])  # fmt: skip
+    train_rl(params, "apr", problems, checkpoint, out)
+    assert resumed_steps == [params.rl.inner_updates]
+    assert log(out)[1] == log(run)[1]
+    assert all(torch.equal(weights(out)[name], value) for name, value in weights(run).items())
+
+
+def test_a_fault_in_the_reward_ends_the_run(params, problems, checkpoint, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("verifier")
+
+    monkeypatch.setattr("apr.rl.rollouts.verify", broken)
+    with pytest.raises(ZeroDivisionError, match="verifier"):
+        train_rl(params, "apr", problems, checkpoint, tmp_path / "rl")
+
+
+def test_state_of_another_run_is_not_resumed(params, problems, checkpoint, tmp_path, monkeypatch):
+    out = tmp_path / "rl"
+    with monkeypatch.context() as patch:
+        patch.setattr("apr.rl.train.save_checkpoint", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            train_rl(with_rl(params, steps=1), "apr", problems, checkpoint, out)
+    assert (tmp_path / "rl.work" / "checkpoint-2").is_dir()
+    train_rl(with_rl(params, steps=1, learning_rate=2e-3), "apr", problems, checkpoint, out)
+    train_rl(with_rl(params, steps=1, learning_rate=2e-3), "apr", problems, checkpoint, tmp_path / "fresh")
+    assert all(torch.equal(weights(out)[n], value) for n, value in weights(tmp_path / "fresh").items())
+
+
+def test_packed_scores_are_the_engines(params, problems, checkpoint, tmp_path):
+    """What the engine recorded while it sampled, threads in any company, is what the update computes."""
+    language = load_language(checkpoint)
+    drawn = draw_problems(params, read_problems(problems))
+    sampler = Sampler(params, "apr", language, drawn)
+    trainer = PackedGRPOTrainer(
+        model=load_model(checkpoint, "cpu", attention="packed"),
+        reward_funcs=sampler.reward,
+        rollout_func=sampler.sample,
+        args=trainer_config(params, "apr", tmp_path),
+        train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),
+        processing_class=AutoTokenizer.from_pretrained(checkpoint),
+    )
+    trainer.model.train()
+    inputs = [{"prompt": p.id} for p in drawn[: params.rl.prompts] for _ in range(params.rl.group)]
+    batch = trainer._generate_and_score_completions(inputs)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    with torch.no_grad():
+        packed, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, batch["completion_ids"].shape[1]
+        )
+    sampled = (batch["tool_mask"] * batch["completion_mask"]).bool()
+    assert sampler.record["children"] > 0
+    assert_close(packed[sampled], batch["old_per_token_logps"][sampled], atol=1e-5, rtol=0)
+
+
+def test_lora_leaves_a_plain_checkpoint(params, problems, checkpoint, tmp_path):
+    lora = type(params.rl).model_fields["lora"].annotation.__args__[0](rank=2, alpha=4)
+    train_rl(with_rl(params, steps=1, lora=lora), "apr", problems, checkpoint, tmp_path / "rl")
+    before, after = weights(checkpoint), weights(tmp_path / "rl")
+    assert before.keys() == after.keys()
+    assert any((before[name] != after[name]).any() for name in before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy", "message"),
+    [
+        ({}, "sos", r"rl\.policies: 'sos'"),
+        ({"rows_per_device": 3}, "apr", r"rl\.rows_per_device: 3 .* divisor"),
+        ({"prompts": 5, "rows_per_device": 5}, "apr", r"rl\.prompts: 5"),
+    ],
+)
+def test_impossible_settings(params, problems, checkpoint, tmp_path, changes, policy, message):
+    with pytest.raises(ParamsError, match=message):
+        train_rl(with_rl(params, **changes), policy, problems, checkpoint, tmp_path / "rl")
+
+
+def test_window_smaller_than_a_prompt(params, problems, checkpoint, tmp_path):
+    small = params.model_copy(update={"grammar": params.grammar.model_copy(update={"window": 5})})
+    with pytest.raises(ParamsError, match=r"grammar\.window: 5"):
+        train_rl(small, "apr", problems, checkpoint, tmp_path / "rl")
