@@ -55,7 +55,11 @@ def load_model(directory: str | Path, device: str = "auto", attention: str = "sd
     check_checkpoint(directory)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            directory, attn_implementation=attention, dtype="auto", use_safetensors=True, local_files_only=True
+            directory,
+            attn_implementation=attention,
+            dtype="auto",
+            use_safetensors=True,
+            local_files_only=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: weights not readable ({str(error).splitlines()[0]})") from None

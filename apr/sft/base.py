@@ -33,10 +33,13 @@ def starting_model(
         adopt_vocabulary(model, Path(sft.base), vocabulary)
     if sft.lora is None:
         return model, None
-    lora = LoraConfig(r=sft.lora.rank, lora_alpha=sft.lora.alpha, lora_dropout=0.0, target_modules="all-linear")
+    lora = LoraConfig(r=sft.lora.rank, lora_alpha=sft.lora.alpha, target_modules="all-linear")
     if foreign:  # every word is new to the model
-        lora.modules_to_save = ["embed_tokens", "lm_head"]
-        lora.ensure_weight_tying = True
+        layers = (model.get_input_embeddings(), model.get_output_embeddings())
+        lora.modules_to_save = [
+            name.split(".")[-1] for name, module in model.named_modules() if module in layers
+        ]
+        lora.ensure_weight_tying = model.config.get_text_config().tie_word_embeddings
     return model, lora
 
 
@@ -54,11 +57,10 @@ def adopt_vocabulary(model: PreTrainedModel, base: Path, vocabulary: Vocabulary)
     """
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     pieces = [tokenizer.encode(word, add_special_tokens=False) for word in vocabulary.words]
-    layers = (model.get_input_embeddings(), model.get_output_embeddings())
     adopted = [
         torch.stack([layer.weight[ids].mean(0) if ids else layer.weight.mean(0) for ids in pieces])
-        for layer in layers
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
     ]
     model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-    for layer, weight in zip((model.get_input_embeddings(), model.get_output_embeddings()), adopted, strict=True):
-        layer.weight.copy_(weight)
+    model.get_input_embeddings().weight.copy_(adopted[0])
+    model.get_output_embeddings().weight.copy_(adopted[1])

@@ -52,8 +52,8 @@ def read_threads(
     names = [table[name].to_pylist() for name in ("trace_id", "thread", "role", "solved")]
     for row in np.flatnonzero((lengths > longest) | (lengths != masked))[:1]:
         raise DataError(
-            f"{path}: row {row} (trace {names[0][row]}, thread {names[1][row]}) has {lengths[row]} tokens and "
-            f"{masked[row]} mask entries; allowed: as many as tokens, and at most {longest}"
+            f"{path}: row {row} (trace {names[0][row]}, thread {names[1][row]}) has {lengths[row]} tokens, "
+            f"{masked[row]} of them with a loss mask; allowed: all of them, and at most {longest}"
         )
     kept = [
         role == "root" or solved or derive_seed(seed, "sft", trace, thread) < child_share * 2**63

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import logging
 from trl import SFTConfig
 
 from apr.core.files import atomic_path, read_json, remove, write_json, write_text
@@ -23,7 +24,7 @@ from apr.engine.checkpoint import resolve_device, save_checkpoint
 from apr.grammar.tokenizer import load_language
 from apr.sft.base import starting_model
 from apr.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
-from apr.sft.trainer import PackedSFTTrainer, Progress
+from apr.sft.trainer import PackedSFTTrainer, ShowProgress
 
 
 def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: Path) -> None:
@@ -36,6 +37,8 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     """
     sft, started = params.sft, time.perf_counter()
     torch.set_num_threads(params.engine.torch_threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     vocabulary = load_language(tokenizer).vocabulary
     seed = derive_seed(params.seed, "sft", method)
     threads = read_threads(
@@ -55,14 +58,17 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer),
         peft_config=lora,
         row_tokens=[int(lengths[row].sum()) for row in rows],
-        callbacks=[Progress(f"sft {method}")],
+        callbacks=[ShowProgress(f"sft {method}")],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    trainer.train(resume_from_checkpoint=_resumable(work, _fingerprint(params, method, threads)))
-    _write(trainer, Path(tokenizer), out, {
-        "threads": len(lengths), "epochs": sum(map(len, rows)) / len(lengths), "seconds": time.perf_counter() - started,
-    })
+    trainer.train(resume_from_checkpoint=_resumable(work, _fingerprint(params, method, threads, rows)))
+    metrics = {
+        "threads": len(lengths),
+        "epochs": sum(map(len, rows)) / len(lengths),
+        "seconds": time.perf_counter() - started,
+    }
+    _write(trainer, Path(tokenizer), out, metrics)
     remove(work)
 
 
@@ -86,7 +92,7 @@ def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         dataloader_pin_memory=device.type == "cuda",
         save_steps=sft.checkpoint_steps,
         save_total_limit=2,
@@ -98,14 +104,15 @@ def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
     )
 
 
-def _fingerprint(params: Params, method: str, threads: Threads) -> str:
+def _fingerprint(params: Params, method: str, threads: Threads, rows: list[list[int]]) -> str:
     """Changes with everything that the weights depend on."""
-    settings = [params.sft.model_dump(), params.model.model_dump(), params.seed, method]
+    settings = {**vars(params.sft), "tokens": method, "model": params.model, "seed": params.seed}
     base = sorted(Path(params.sft.base).glob("*.safetensors")) if params.sft.base else []
-    digest = hashlib.blake2b(json.dumps([settings, [path.stat().st_mtime_ns for path in base]]).encode())
+    stamps = [path.stat().st_mtime_ns for path in base]
+    digest = hashlib.blake2b(repr([sorted(settings.items()), stamps, rows]).encode(), digest_size=16)
     for array in threads:
         digest.update(array.tobytes())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
 def _resumable(work: Path, fingerprint: str) -> str | None:

@@ -1,0 +1,182 @@
+"""Training end to end on real traces: determinism, resuming, adapters, errors."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from apr.core.errors import AprError, CheckpointError, DataError, ParamsError
+from apr.core.params import Model
+from apr.core.seeds import derive_seed
+from apr.engine.checkpoint import load_model, new_model, save_checkpoint
+from apr.grammar.tokenizer import load_language
+from apr.sft.data import RowCollator, label_weights, pack_rows, read_threads
+from apr.sft.train import train_sft
+from apr.sft.trainer import PackedSFTTrainer
+
+
+@pytest.fixture(scope="module")
+def train(data, make_params):
+    def run(out, **sections):
+        train_sft(make_params(**sections), "apr", data / "traces.parquet", data / "tokenizer", out)
+        return out
+
+    return run
+
+
+def weights(directory) -> bytes:
+    return (directory / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def trained(train, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("trained") / "sft")
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of the program sees it."""
+
+
+def kill_at(monkeypatch, step):
+    """The run dies in the middle of this optimizer step."""
+    loss = PackedSFTTrainer.compute_loss
+
+    def dying(self, *args, **kwargs):
+        if self.state.global_step == step:
+            raise Killed
+        return loss(self, *args, **kwargs)
+
+    monkeypatch.setattr(PackedSFTTrainer, "compute_loss", dying)
+
+
+def test_artefact_is_a_plain_checkpoint_that_has_learnt(trained):
+    log = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert [entry["step"] for entry in log] == list(range(1, metrics["steps"] + 1))
+    assert log[-1]["loss"] < log[0]["loss"] - 0.5 and metrics["tokens"] == log[-1]["tokens"]
+    assert {"loss", "learning_rate", "tokens", "tokens_per_second", "grad_norm"} <= log[0].keys()
+    model, language = load_model(trained, "cpu"), load_language(trained)
+    assert model.num_parameters() == metrics["parameters"]
+    assert model.config.vocab_size == language.vocabulary.size
+    assert not list(trained.parent.glob("*.work"))
+
+
+def test_same_seed_same_bytes(train, trained, tmp_path):
+    assert weights(train(tmp_path / "sft")) == weights(trained)
+    assert weights(train(tmp_path / "other", seed=1)) != weights(trained)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_killed_and_resumed_is_the_same_run(train, trained, tmp_path, step):
+    """Step 1 comes before the first state is saved, step 5 in the middle of the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            train(tmp_path / "sft")
+    assert not (tmp_path / "sft").exists()
+    states = sorted(path.name for path in (tmp_path / "sft.work").glob("checkpoint-*"))
+    assert states == {1: [], 5: ["checkpoint-2", "checkpoint-4"]}[step]
+    assert weights(train(tmp_path / "sft")) == weights(trained)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "sft" / "log.jsonl").open()]
+    assert losses == [json.loads(line)["loss"] for line in (trained / "log.jsonl").open()]
+    assert not (tmp_path / "sft.work").exists()
+
+
+def test_state_of_other_parameters_is_not_resumed(train, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 5)
+        with pytest.raises(Killed):
+            train(tmp_path / "sft")
+    changed = {"sft": {"learning_rate": 2e-2}}
+    fresh = train(tmp_path / "fresh", **changed)
+    assert weights(train(tmp_path / "sft", **changed)) == weights(fresh)
+
+
+def test_loss_of_a_step_is_the_weighted_mean_of_its_labels(data, make_params, trained):
+    params = make_params()
+    vocabulary = load_language(data / "tokenizer").vocabulary
+    threads = read_threads(
+        data / "traces.parquet", child_share=0.4, seed=0, longest=192, vocabulary_size=vocabulary.size
+    )
+    seed = derive_seed(0, "sft", "apr")
+    rows = pack_rows(threads.starts[1:] - threads.starts[:-1], 200, 2400, seed)
+    model = new_model(params.model, vocabulary.size, vocabulary.pad, 192, seed)
+    collate = RowCollator(threads, label_weights(vocabulary, {"!": 4.0}))
+    total = norm = 0.0
+    for row in rows[:2]:
+        for index in row:
+            batch = collate([{"threads": [index]}])
+            ids, logs = batch["input_ids"][0], model(batch["input_ids"]).logits[0].log_softmax(-1)
+            for position in range(len(ids) - 1):
+                if threads.loss[threads.starts[index] + position + 1]:
+                    label = int(ids[position + 1])
+                    weight = 4.0 if label == vocabulary.ids["!"] else 1.0
+                    total -= weight * logs[position, label].item()
+                    norm += weight
+    first = json.loads((trained / "log.jsonl").read_text().splitlines()[0])["loss"]
+    assert first == pytest.approx(total / norm, rel=1e-5)
+
+
+def test_adapters_leave_a_plain_checkpoint(train, trained, tmp_path):
+    before = load_model(trained, "cpu").state_dict()
+    out = train(tmp_path / "sft", sft={"base": str(trained), "lora": {"rank": 4, "alpha": 8}})
+    after = load_model(out, "cpu").state_dict()
+    assert after.keys() == before.keys()
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in after if "_proj" in name}
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}])
+@pytest.mark.parametrize("tied", [True, False])
+def test_foreign_base_learns_the_words(train, tmp_path, lora, tied):
+    """A model with another tokenizer: the body is kept, every word gets a row, and the rows are trained."""
+    foreign, tokenizer = tmp_path / "foreign", tmp_path / "words"
+    make_foreign(foreign, tokenizer, tied)
+    out = train(tmp_path / "sft", sft={"base": str(foreign), "lora": lora})
+    model = load_model(out, "cpu")
+    assert model.config.vocab_size == load_language(out).vocabulary.size
+    same = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert same == tied
+    log = [json.loads(line)["loss"] for line in (out / "log.jsonl").open()]
+    assert log[-1] < log[0] - 0.5
+
+
+def make_foreign(directory, words, tied):
+    pieces = ["<unk>", *(chr(code) for code in range(33, 127))]
+    tokenizer = Tokenizer(
+        models.BPE({piece: index for index, piece in enumerate(pieces)}, [], unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(words)
+    model = Model(layers=2, hidden=32, heads=2, kv_heads=1, ffn=48, tie_embeddings=tied)
+    save_checkpoint(new_model(model, len(pieces) + 5, None, 192, seed=1), words, directory)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
+    with pytest.raises(AprError, match="the loss is .* at step"):
+        train(tmp_path / "sft", sft={"learning_rate": 1e38})
+    assert not (tmp_path / "sft").exists()
+
+
+def test_bfloat16(train, trained, tmp_path):
+    out = train(tmp_path / "sft", sft={"precision": "bfloat16", "tokens": {"apr": 800}})
+    assert load_model(out, "cpu").dtype == torch.float32
+
+
+def test_bad_input(train, data, make_params, trained, tmp_path):
+    with pytest.raises(DataError, match=r"tokens, .* at most 16$"):
+        train(tmp_path / "sft", grammar={"window": 16})
+    with pytest.raises(CheckpointError, match="no such checkpoint directory"):
+        train(tmp_path / "sft", sft={"base": str(tmp_path / "missing")})
+    with pytest.raises(ParamsError, match="sft.lora: allowed only with sft.base"):
+        train(tmp_path / "sft", sft={"lora": {}})
+    broken = shutil.copytree(trained, tmp_path / "broken")
+    (broken / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="tokenizer.json is missing"):
+        train(tmp_path / "sft", sft={"base": str(broken)})
+    with pytest.raises(CheckpointError, match="no tokenizer here"):
+        train_sft(make_params(), "apr", data / "traces.parquet", tmp_path, tmp_path / "sft")
+    assert not (tmp_path / "sft").exists()
