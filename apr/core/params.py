@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -237,11 +237,20 @@ def _require(holds: bool, key: str, value: Any, allowed: str) -> None:
 
 
 def overlay(base: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `preset` put over it, mapping by mapping; lists are replaced whole."""
+    """`base` with the keys of `preset` put over it, mapping by mapping; lists are replaced whole.
+
+    null in place of a mapping removes it: a method, a policy, a sweep.
+    """
     merged = dict(base)
     for key, value in preset.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = overlay(merged[key], value) if both else value
+        if not isinstance(merged.get(key), Mapping):
+            merged[key] = value
+        elif value is None:
+            del merged[key]
+        elif isinstance(value, Mapping):
+            merged[key] = overlay(merged[key], value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -278,3 +287,23 @@ def load_params(path: str | Path, preset: str | Path | None = None) -> Params:
     """The validated parameters of `path`, with the preset file `preset` put over them if given."""
     values = read_yaml(path)
     return parse_params(overlay(values, read_yaml(preset)) if preset else values, str(preset or path))
+
+
+def partial_params(values: Mapping[str, Any]) -> Params:
+    """Validated parameters that hold the given keys only: reading any other is an `AttributeError`.
+
+    This is what a job gets, so that it cannot depend on a setting that it does not declare.
+    """
+    return _partial(Params, values)
+
+
+def _partial(section: type[Section], values: Mapping[str, Any]) -> Any:
+    partial = section.model_construct()
+    partial.__dict__.clear()
+    for key, value in values.items():
+        annotation = section.model_fields[key].annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            partial.__dict__[key] = _partial(annotation, value)
+        else:
+            partial.__dict__[key] = TypeAdapter(annotation).validate_python(value)
+    return partial

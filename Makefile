@@ -1,0 +1,34 @@
+# `make run` makes the figures, `make test` runs the tests; both set up .venv first.
+# `make run SCALE=smoke` runs everything at a tiny scale, below scales/smoke/ (see presets/).
+PYTHON ?= python3
+SCALE ?= default
+CORES ?= $(shell nproc)
+BIN := .venv/bin
+READY := .venv/ready
+SCALED := $(if $(filter default,$(SCALE)),,--config scale=$(SCALE))
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test lint plan
+
+run: $(READY)
+	snakemake --cores $(CORES) $(SCALED)
+
+plan: $(READY)
+	python -m apr status --scale $(SCALE)
+
+test: $(READY)
+	python -m pytest
+
+lint: $(READY)
+	ruff check .
+	snakefmt --check Snakefile workflow
+	python workflow/lint.py
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "apr: error: Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $(READY)

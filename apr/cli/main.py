@@ -1,0 +1,151 @@
+"""The verbs of `python -m apr`: one for each rule of the workflow, and a few to look at what is planned.
+
+Heavy packages are imported inside a verb, so that `--help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from apr.cli import inspect
+from apr.cli.plan import DEFAULT_SCALE, load_scale
+from apr.core.errors import AprError
+from apr.core.params import Params
+from apr.core.recipe import make, read_job
+
+Args = argparse.Namespace
+
+
+def problems(params: Params, args: Args) -> None:
+    """Draw the Countdown problems: train, validation and test, disjoint and solvable."""
+    from apr.countdown.generate import make_problems
+
+    make_problems(params, out=args.out)
+
+
+def tokenizer(params: Params, args: Args) -> None:
+    """Build the tokenizer of the thread language from the grammar."""
+    from apr.grammar.tokenizer import make_tokenizer
+
+    make_tokenizer(params, out=args.out)
+
+
+def traces(params: Params, args: Args) -> None:
+    """Write a solver's demonstrations of the training problems as Parquet, one row per thread."""
+    from apr.solvers.traces import make_traces
+
+    make_traces(params, method=args.method, problems=args.problems, out=args.out, workers=args.workers)
+
+
+def sft(params: Params, args: Args) -> None:
+    """Train a model on a method's traces; goes on from the last checkpoint of a run that was stopped."""
+    from apr.sft.train import train_sft
+
+    train_sft(params, method=args.method, traces=args.traces, tokenizer=args.tokenizer, out=args.out)
+
+
+def rl(params: Params, args: Args) -> None:
+    """Train a policy by GRPO from an SFT checkpoint; goes on from its last step if it was stopped."""
+    from apr.rl.train import train_rl
+
+    train_rl(params, policy=args.policy, problems=args.problems, checkpoint=args.checkpoint, out=args.out)
+
+
+def evaluate(params: Params, args: Args) -> None:
+    """Decode the test problems at every point of the sweeps that name this model."""
+    from apr.eval.sweep import evaluate
+
+    evaluate(params, model=args.model, stage=args.stage, problems=args.problems, checkpoint=args.checkpoint,
+             out=args.out)
+
+
+def latency(params: Params, args: Args) -> None:
+    """Time a model on one problem after another. Run it alone on the machine."""
+    from apr.eval.latency import measure_latency
+
+    measure_latency(params, model=args.model, stage=args.stage, problems=args.problems,
+                    checkpoint=args.checkpoint, out=args.out)
+
+
+def figures(params: Params, args: Args) -> None:
+    """Draw every figure and table of the paper, with the CSV it shows, and collect the metrics."""
+    from apr.figures import make_figures
+
+    make_figures(params, evaluations=args.evaluations, latencies=args.latencies, models=args.models,
+                 out=args.out, metrics=args.metrics)
+
+
+PATHS = {
+    "out": "what to write", "problems": "Parquet file of problems", "traces": "Parquet file of traces",
+    "tokenizer": "tokenizer directory", "checkpoint": "checkpoint directory to start from",
+    "evaluations": "directory of evaluations", "latencies": "directory of latencies",
+    "models": "directory of checkpoints", "metrics": "JSON file of metrics to write",
+}
+NAMES = {
+    "method": "an entry of traces.methods", "policy": "an entry of rl.policies",
+    "model": "a method (stage sft) or policy (stage rl)", "stage": "sft or rl",
+}
+JOBS: list[tuple[Callable[[Params, Args], None], str]] = [
+    (problems, "out"),
+    (tokenizer, "out"),
+    (traces, "method problems out"),
+    (sft, "method traces tokenizer out"),
+    (rl, "policy problems checkpoint out"),
+    (evaluate, "model stage problems checkpoint out"),
+    (latency, "model stage problems checkpoint out"),
+    (figures, "evaluations latencies models out metrics"),
+]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="apr", description="Adaptive Parallel Reasoning on Countdown, from params.yaml to the figures.",
+        epilog="`make run` runs the verbs in order, where settings, code or inputs have changed.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for function, options in JOBS:
+        verb = add_verb(verbs, function)
+        verb.add_argument("--recipe", type=Path, metavar="FILE",
+                          help="job file of the workflow: its settings are used instead of params.yaml's, "
+                               "and what is made is sealed with it")
+        for option in options.split():
+            if option in NAMES:
+                choices = ["sft", "rl"] if option == "stage" else None
+                verb.add_argument(f"--{option}", required=True, choices=choices, help=NAMES[option])
+            else:
+                verb.add_argument(f"--{option}", required=True, type=Path, metavar="PATH", help=PATHS[option])
+        if function is traces:
+            verb.add_argument("--workers", type=int, default=1, help="processes; they do not change a byte")
+        verb.set_defaults(run=run_job, function=function)
+    for function in (inspect.params, inspect.status, inspect.prune, inspect.commit):
+        add_verb(verbs, function).set_defaults(run=function)
+    return parser
+
+
+def add_verb(verbs, function: Callable) -> argparse.ArgumentParser:
+    text = " ".join(function.__doc__.split())
+    verb = verbs.add_parser(function.__name__, help=text.split(". ")[0].rstrip("."), description=text)
+    verb.add_argument("--scale", default=DEFAULT_SCALE,
+                      help="a preset of presets/, put over params.yaml (default: params.yaml alone)")
+    return verb
+
+
+def run_job(args: Args) -> None:
+    """Runs a job's verb with the settings of its recipe, or by hand with those of `params.yaml`."""
+    if args.recipe is None:
+        args.function(load_scale(args.scale), args)
+        return
+    with make(read_job(args.recipe)) as params:
+        args.function(params, args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 2, after one line on stderr, for every error that the user can mend."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except AprError as error:
+        print(f"apr: error: {error}", file=sys.stderr)
+        return 2
+    return 0

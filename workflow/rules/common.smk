@@ -1,0 +1,59 @@
+import os
+import sys
+
+# The apr of this tree, also in the copies of it that `dvc exp run --temp` makes.
+sys.path.insert(0, workflow.basedir)
+
+from apr.cli.workflow import commit, open_plan, prune
+
+PLAN = open_plan(config)
+ROOT = PLAN.root
+GPU = int(PLAN.params.engine.device.startswith("cuda"))
+
+
+wildcard_constraints:
+    method="|".join(PLAN.params.traces.methods),
+    policy="|".join(PLAN.params.rl.policies),
+    stage="sft|rl",
+    model="[^/]+",
+
+
+# A fixed number of threads per process, so that results do not depend on the cores of the machine.
+shell.prefix(
+    f'export PATH="{os.path.dirname(sys.executable)}:$PATH" HF_HUB_OFFLINE=1 '
+    f"OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS={PLAN.params.engine.torch_threads} "
+    f'PYTHONPATH="{workflow.basedir}"; set -euo pipefail; '
+)
+
+
+def job_inputs(job, **files):
+    """Input function: the recipe of `job` and the upstream `files`.
+
+    The input of a fresh job is ancient, so that no file date can rerun it. A stale job reads the marker,
+    which is newer than everything.
+    """
+
+    def resolve(wildcards):
+        name = job.format(**wildcards)
+        found = {key: ROOT + file.format(**wildcards) for key, file in files.items()}
+        found["recipe"] = PLAN.job_file(name)
+        if name in PLAN.stale:
+            return found | {"stale": PLAN.marker}
+        return {key: ancient(file) for key, file in found.items()}
+
+    return resolve
+
+
+def rl_inputs(wildcards):
+    method = PLAN.params.rl.policies[wildcards.policy].method
+    files = {
+        "problems": "data/problems/train.parquet",
+        "checkpoint": f"data/models/sft/{method}/recipe.json",
+    }
+    return job_inputs("rl/{policy}", **files)(wildcards)
+
+
+def figures_inputs(wildcards):
+    seals = [PLAN.jobs[job].seal.removeprefix(ROOT) for job in PLAN.nodes["figures"].upstream]
+    files = {f"seal{index}": seal for index, seal in enumerate(seals)}
+    return job_inputs("figures", **files)(wildcards)

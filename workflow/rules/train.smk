@@ -1,0 +1,46 @@
+# A checkpoint directory is represented by its seal, recipe.json: it is written last and holds the hash of
+# every other file. One thread each, so that two runs share two cores and neither depends on their number.
+rule sft:
+    input:
+        unpack(
+            job_inputs(
+                "sft/{method}",
+                traces="data/traces/{method}.parquet",
+                tokenizer="data/tokenizer/recipe.json",
+            )
+        ),
+    output:
+        recipe=f"{ROOT}data/models/sft/{{method}}/recipe.json",
+    log:
+        f"{ROOT}logs/sft/{{method}}.log",
+    benchmark:
+        f"{ROOT}logs/sft/{{method}}.tsv"
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        tokenizer=subpath(input.tokenizer, parent=True),
+        out=subpath(output.recipe, parent=True),
+    shell:
+        "python -m apr sft --recipe {input.recipe} --method {wildcards.method} --traces {input.traces}"
+        " --tokenizer {params.tokenizer} --out {params.out} > {log} 2>&1"
+
+
+rule rl:
+    input:
+        unpack(rl_inputs),
+    output:
+        recipe=f"{ROOT}data/models/rl/{{policy}}/recipe.json",
+    log:
+        f"{ROOT}logs/rl/{{policy}}.log",
+    benchmark:
+        f"{ROOT}logs/rl/{{policy}}.tsv"
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        checkpoint=subpath(input.checkpoint, parent=True),
+        out=subpath(output.recipe, parent=True),
+    shell:
+        "python -m apr rl --recipe {input.recipe} --policy {wildcards.policy} --problems {input.problems}"
+        " --checkpoint {params.checkpoint} --out {params.out} > {log} 2>&1"
