@@ -6,6 +6,7 @@ so that a decoding step is one forward pass over a prefix of the cache. What a t
 pending parts of some slots and samples a token for each.
 """
 
+import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class SlotEngine:
         self.capacity, self.window = slots, window
         self._model = model if device is None else model.to(device)
         self._device = self._model.device
+        self.prefill_seconds = self.decode_seconds = 0.0
+        """Wall-clock time of reading prompts and joined tokens, and of decoding."""
         self._cache = SlotCache(config.num_hidden_layers, slots, window)
         self._stop = np.zeros(config.vocab_size, bool)
         self._stop[list(stop_ids)] = True
@@ -129,10 +132,14 @@ class SlotEngine:
         """Admits waiting threads if it is worth a pass of its own, then samples a token for every slot."""
         if self._model.training:
             raise ValueError("the model is in training mode; call model.eval() before decoding")
+        started = time.perf_counter()
         with _slot_attention(self._model):
             stopped = self._admit()
+            admitted = time.perf_counter()
             if self._live.any():
                 stopped += self._advance(np.arange(self._prefix), prefix=True)
+        self.prefill_seconds += admitted - started
+        self.decode_seconds += time.perf_counter() - admitted
         return stopped
 
     def _admit(self) -> list[tuple[Hashable, Segment]]:

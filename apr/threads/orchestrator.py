@@ -43,16 +43,20 @@ class Orchestrator:
     def __init__(self, decoder: Decoder, syntax: ThreadSyntax, limits: Limits):
         self._decoder, self._syntax, self._limits = decoder, syntax, limits
         self._open: set[_Node] = set()
-        self._running = self._done = self._sampled = 0
+        self._running = self._sampled = 0
+        self._rollouts: dict[_Node, Rollout] = {}
+        self._ended: list[Rollout] = []
 
     def run(
-        self, requests: Iterable[Request], progress: Callable[[int, int], object] | None = None
+        self, requests: Iterable[Request], progress: Callable[[list[Rollout], int], object] | None = None
     ) -> list[Rollout]:
         """The rollouts of `requests`, in their order. If the decoder fails, its threads are closed first.
 
-        `progress(rollouts done, tokens sampled)` is called whenever threads have stopped.
+        `progress(rollouts that ended since its last call, tokens sampled so far)` is called whenever threads
+        have stopped.
         """
-        self._running = self._done = self._sampled = 0
+        self._running = self._sampled = 0
+        self._rollouts, self._ended = {}, []
         pending, roots = iter(requests), []
         try:
             while True:
@@ -60,12 +64,13 @@ class Orchestrator:
                     roots.append(_node(request, request.prompt, (), self._limits.max_tokens))
                     self._start(roots[-1])
                 if not self._open:
-                    return [_rollout(root) for root in roots]
+                    return [self._rollouts[root] for root in roots]
                 stopped = self._decoder.step()
                 for node, segment in stopped:
                     self._stopped(node, segment)
                 if stopped and progress is not None:
-                    progress(self._done, self._sampled)
+                    ended, self._ended = self._ended, []
+                    progress(ended, self._sampled)
         finally:
             self._cancel_all()
 
@@ -128,7 +133,8 @@ class Orchestrator:
             self._decoder.close(node)
         parent = node.parent
         if parent is None:
-            self._done += 1
+            self._rollouts[node] = _rollout(node)
+            self._ended.append(self._rollouts[node])
             return
         if status != Status.DONE:
             node.returned = self._syntax.nothing
