@@ -1,0 +1,1 @@
+"""Evaluation: sweeps, latency and their statistics. May import everything up to `threads`."""

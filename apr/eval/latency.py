@@ -1,0 +1,67 @@
+"""Latency at batch size 1: one problem at a time, a problem's children together (Figure 6)."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apr.core.files import write_json
+from apr.core.params import Params
+from apr.core.progress import track
+from apr.engine.checkpoint import resolve_device
+from apr.eval.judge import verdict
+from apr.eval.points import Point, condition_kind, points
+from apr.eval.sweep import first_problems, make_request, open_engine, orchestrate
+from apr.grammar.tokenizer import load_language
+
+TIMED = ("prefill_seconds", "decode_seconds", "seconds")
+"""Forward passes that read prompts and joined messages; passes that decode; the whole rollout."""
+
+
+def measure_latency(
+    params: Params, model: str, stage: str, problems: Path, checkpoint: Path, out: Path
+) -> None:
+    """Times the first `params.eval.latency_problems` for each condition that a sweep decodes greedily.
+
+    Writes JSON: `device`, `torch_threads`, and under `conditions` one entry per condition with a list of
+    `problems` (problem_id, `TIMED`, total, sequential, children, solved) and the `p50` and `p95` of each of
+    `TIMED`. Where no sweep is greedy, the unconditioned prompt is timed. Errors as `evaluate`.
+    """
+    kind = condition_kind(params, model, stage)
+    greedy = [point for point in points(params, model, stage) if point.temperature == 0]
+    greedy = greedy or [Point(None, 0.0, 0)]
+    language = load_language(checkpoint)
+    chosen = first_problems(problems, params.eval.latency_problems)
+    engine = open_engine(params, language, checkpoint)
+    orchestrator = orchestrate(params, language, engine)
+
+    def measure(problem: Any, point: Point) -> dict[str, Any]:
+        request = make_request(params, language, problem, point, kind)
+        before = time.perf_counter(), engine.prefill_seconds, engine.decode_seconds
+        (rollout,) = orchestrator.run([request])
+        after = time.perf_counter(), engine.prefill_seconds, engine.decode_seconds
+        seconds, prefill, decode = (end - start for start, end in zip(before, after, strict=True))
+        usage = rollout.usage
+        return {"problem_id": problem.id, "prefill_seconds": prefill, "decode_seconds": decode,
+                "seconds": seconds, "total": usage.total, "sequential": usage.sequential,
+                "children": usage.children, "solved": verdict(language, problem, rollout)["strict"]}
+
+    measure(chosen[0], greedy[0])  # the first rollout pays for what is loaded lazily
+    work = [(point, problem) for point in greedy for problem in chosen]
+    rows: dict[int | None, list[dict[str, Any]]] = {point.condition: [] for point in greedy}
+    for point, problem in track(work, f"latency {stage}/{model}", len(work), "problem"):
+        rows[point.condition].append(measure(problem, point))
+    write_json(out, {
+        "model": model, "stage": stage, "device": str(resolve_device(params.engine.device)),
+        "torch_threads": params.engine.torch_threads,
+        "conditions": [{"condition": condition, "problems": measured, **percentiles(measured)}
+                       for condition, measured in rows.items()],
+    })  # fmt: skip
+
+
+def percentiles(measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Median and 95th percentile over problems of each of `TIMED`, in seconds."""
+    times = {name: [row[name] for row in measured] for name in TIMED}
+    return {f"p{share}": {name: float(np.percentile(times[name], share)) for name in TIMED}
+            for share in (50, 95)}

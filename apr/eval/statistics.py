@@ -1,0 +1,81 @@
+"""Pure functions from arrays of (problems, samples) to values per problem, and their means with intervals.
+
+Every statistic of the paper is a mean over problems of something that each problem's samples decide. The
+bootstrap resamples problems; all statistics of one number of problems share the same resamples.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Interval(NamedTuple):
+    """A mean over problems and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@lru_cache(maxsize=8)
+def _weights(problems: int, resamples: int, seed: int) -> np.ndarray:
+    """(resamples, problems): the share of each problem in each resample."""
+    drawn = np.random.default_rng(seed).integers(problems, size=(resamples, problems))
+    rows = np.arange(resamples)[:, None] * problems
+    counts = np.bincount((drawn + rows).ravel(), minlength=resamples * problems)
+    return counts.reshape(resamples, problems) / problems
+
+
+def interval(values: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Mean of `values` (problems,) with its percentile bootstrap interval."""
+    means = _weights(len(values), resamples, seed) @ values.astype(float)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def paired_difference(after: np.ndarray, before: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Mean of after - before over the same problems, both (problems,) in one order."""
+    if after.shape != before.shape:
+        raise ValueError(f"not the same problems: {after.shape} and {before.shape}")
+    return interval(after.astype(float) - before, resamples, seed)
+
+
+def vote_labels(answers: Sequence[Sequence[str | None]]) -> np.ndarray:
+    """(problems, samples) int: equal answers of a problem share a label; -1 where there is no vote."""
+    return np.array([[-1 if answer is None else row.index(answer) for answer in row]
+                     for row in map(list, answers)])
+
+
+def cons_at(n: int, labels: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """cons@n per problem: the share of the n-subsets of samples whose majority vote is right.
+
+    Samples without a vote (they declare no solution, or are malformed or truncated) are left out; ties go
+    to the answer that came first; without any vote the problem is not solved. The mean over all subsets is
+    unbiased for n fresh samples, like `pass_at`; its cost is a binomial, so it is meant for <= 16 samples.
+    """
+    total = np.zeros(len(labels))
+    subsets = list(combinations(range(labels.shape[1]), n))
+    for subset in subsets:
+        chosen = labels[:, subset]
+        votes = (chosen[:, :, None] == chosen[:, None, :]).sum(axis=2)
+        votes[chosen < 0] = 0
+        winner = votes.argmax(axis=1)[:, None]
+        voted = np.take_along_axis(votes, winner, axis=1)[:, 0] > 0
+        total += voted & np.take_along_axis(right[:, subset], winner, axis=1)[:, 0]
+    return total / len(subsets)
+
+
+def pass_at(n: int, right: np.ndarray) -> np.ndarray:
+    """pass@n per problem from all m samples, unbiased: 1 - C(m - c, n) / C(m, n), c of them right."""
+    samples = right.shape[1]
+    miss = np.array([comb(samples - c, n) / comb(samples, n) for c in range(samples + 1)])
+    return 1 - miss[right.sum(axis=1)]
+
+
+def solved_within(window: int, right: np.ndarray, longest: np.ndarray) -> np.ndarray:
+    """Share of a problem's samples that are right and whose longest thread fits `window` tokens (Fig 4b)."""
+    return (right & (longest <= window)).mean(axis=1)
