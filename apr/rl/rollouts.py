@@ -1,4 +1,4 @@
-"""The sampling half of a step: problems -> rollouts of the live model -> rewards of the verifier."""
+"""The sampling half of a step: problems -> rollouts of the live model -> the verifier's rewards."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ def draw_problems(params: Params, problems: Sequence[Problem]) -> list[Problem]:
 
 
 def solved(language: Language, problem: Problem, rollout: Rollout) -> bool:
-    """The strict verdict on the root's answer. A rollout that gives none is not solved (paper's rule)."""
+    """The strict verdict on the root's answer; a rollout that gives none is not solved (section 3.3)."""
     root = rollout.threads[0]
     if root.status != Status.DONE:
         return False
@@ -46,7 +46,7 @@ def solved(language: Language, problem: Problem, rollout: Rollout) -> bool:
 
 
 class Sampler:
-    """`sample` is the trainer's `rollout_func`, `reward` its reward function, `record` the step's figures."""
+    """`sample` is the trainer's `rollout_func`; `record` holds the figures of the last step."""
 
     def __init__(self, params: Params, policy: str, language: Language, problems: Sequence[Problem]):
         children = params.rl.policies[policy].children
@@ -68,7 +68,7 @@ class Sampler:
     def sample(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
         """A rollout for each problem id in `prompts`, which come in groups of equal ids.
 
-        Returns the fields of `PackedRow` and `rollout`, lists in the order of `prompts`. A rollout depends
+        Returns the fields of `PackedRow` and `reward`, lists in the order of `prompts`. A rollout depends
         on seed, step, problem and its place in the group, so a run that resumes repeats it.
         """
         started = time.perf_counter()
@@ -84,27 +84,27 @@ class Sampler:
             # A new engine has empty KV caches: nothing is left of the weights before the last update.
             slots = SlotEngine(model, syntax.stop_ids, engine.slots, self._params.grammar.window)
             rollouts = Orchestrator(slots, syntax, self._limits).run(requests)
-        self.record = {"step": step + 1, **figures(rollouts)}
-        self.record["rollout_seconds"] = time.perf_counter() - started
-        rows = [pack(rollout) for rollout in rollouts]
-        return {field: [getattr(row, field) for row in rows] for field in PackedRow._fields} | {
-            "rollout": rollouts
-        }
-
-    def reward(self, prompts: list[str], rollout: list[Rollout], **_: Any) -> list[float]:
-        """1 for a solved problem, else 0 (binary, section 3.3): from the threads, not from packed text."""
-        verdicts = [
-            solved(self._language, self._problems[name], r) for name, r in zip(prompts, rollout, strict=True)
+        rewards = [
+            float(solved(self._language, self._problems[name], rollout))
+            for name, rollout in zip(prompts, rollouts, strict=True)
         ]
-        group = self._params.rl.group
-        groups = [verdicts[start : start + group] for start in range(0, len(verdicts), group)]
-        rewards = [float(verdict) for verdict in verdicts]
-        self.record |= {
+        groups = [rewards[start : start + rl.group] for start in range(0, len(rewards), rl.group)]
+        self.record = {
+            "step": step + 1,
             "reward": fmean(rewards),
-            "accuracy": fmean(verdicts),
-            "zero_variance_groups": sum(len(set(members)) == 1 for members in groups),
+            "accuracy": fmean(reward == 1.0 for reward in rewards),
+            "zero_variance_groups": sum(len(set(group)) == 1 for group in groups),
+            **figures(rollouts),
+            "rollout_seconds": time.perf_counter() - started,
         }
-        return rewards
+        rows = [pack(rollout) for rollout in rollouts]
+        columns = {field: [getattr(row, field) for row in rows] for field in PackedRow._fields}
+        return columns | {"reward": rewards}
+
+
+def given_reward(reward: list[float], **_: Any) -> list[float]:
+    """The trainer's reward function: the verdicts were made on threads, before they were packed."""
+    return reward
 
 
 def figures(rollouts: Sequence[Rollout]) -> dict[str, float]:

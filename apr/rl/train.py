@@ -4,7 +4,7 @@
     for step in 1..steps:
         draw `prompts` training problems                                        rollouts.draw_problems
         decode `group` rollouts of each with the policy, parents and children   rollouts.Sampler.sample
-        r = 1 where the strict verifier accepts the root's answer, else 0       rollouts.Sampler.reward
+        r = 1 where the strict verifier accepts the root's answer, else 0       rollouts.solved
         A = (r - mean of its group) / (standard deviation of its group + 1e-4)  trl.GRPOTrainer
         repeat `inner_updates` times:                                           trainer.PackedGRPOTrainer
             ratio = policy / policy that sampled, for each sampled token of each thread
@@ -24,7 +24,8 @@ Where this is not the paper's GRPO, or the paper is silent and its code decides 
   after each join.
 - The sampler's log-probabilities are the old policy's, never recomputed.
 - Weights, optimiser and rollouts are float32; the learning rate is constant; no weight decay.
-- Groups whose rewards are all equal have no advantage and only feel the KL term; they are counted.
+- Rollouts of a group whose rewards are all equal have no advantage. They count in the mean over rollouts,
+  but are not scored, so they do not feel the KL term either; most of an update's time is saved by it.
 """
 
 import hashlib
@@ -46,7 +47,7 @@ from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model, resolve_device, save_checkpoint
 from apr.grammar.tokenizer import load_language
 from apr.rl.log import StepLog, read_log, summary
-from apr.rl.rollouts import Sampler, draw_problems
+from apr.rl.rollouts import Sampler, draw_problems, given_reward
 from apr.rl.trainer import PackedGRPOTrainer
 
 
@@ -70,7 +71,7 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
         log = StepLog(work / "log.jsonl", sampler, meter, params.rl.inner_updates)
         trainer = PackedGRPOTrainer(
             model=load_model(checkpoint, params.engine.device, attention="packed"),
-            reward_funcs=sampler.reward,
+            reward_funcs=given_reward,
             rollout_func=sampler.sample,
             args=trainer_config(params, policy, work),
             train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),

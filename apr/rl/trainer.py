@@ -10,25 +10,31 @@ from apr.rl.packing import position_ids
 
 
 class PackedGRPOTrainer(GRPOTrainer):
-    """`GRPOTrainer` for a `rollout_func` that returns the fields of `PackedRow`, lists over rollouts.
+    """`GRPOTrainer` for a `rollout_func` that returns, as lists over rollouts, the fields of `PackedRow` and
+    `reward`, which is also what the reward function returns.
 
     The batch carries `thread_lengths` (B, N), padded with 0; TRL shuffles and splits it with the rows. The
     model must have attention "packed". The old policy's log-probabilities are the sampler's own, which
-    saves a forward pass and makes the ratio exact where sampler and trainer differ by rounding.
+    saves a forward pass and makes the ratio exact where sampler and trainer differ by rounding. Rows of
+    groups whose rewards are all equal have no threads: nothing is computed for them.
     """
 
     def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
         generated = super()._generate(prompts)
-        lengths = [torch.tensor(row) for row in generated[5].pop("thread_lengths")]
-        self._lengths = pad(lengths, padding_value=0)
+        fields = generated[5]
+        groups = torch.tensor(fields["reward"]).view(-1, self.num_generations)
+        signal = (groups != groups[:, :1]).any(1).repeat_interleave(self.num_generations)
+        lengths = pad([torch.tensor(row) for row in fields.pop("thread_lengths")], padding_value=0)
+        self._lengths = (lengths * signal[:, None]).to(self.accelerator.device)
         return generated
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        # With several updates per batch, TRL scores the rows under the old policy first; see below.
+        # With several updates per batch, TRL first asks for the old policy's scores; they are known.
         self._old_unwanted = self.num_iterations > 1
         batch = super()._generate_and_score_completions(inputs)
         batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
         batch["thread_lengths"] = self._lengths
+        batch["completion_mask"] = batch["completion_mask"] * self._lengths[:, :1].sign()
         return batch
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -50,10 +56,7 @@ class PackedGRPOTrainer(GRPOTrainer):
             return torch.zeros(0), None, None
         rows = (x.split(batch_size or len(x)) for x in (input_ids, attention_mask, self._lengths))
         parts = [_score(model, *part) for part in zip(*rows, strict=True)]
-        logps, entropies = (
-            None if values[0] is None else torch.cat(values)[:, -logits_to_keep:]
-            for values in zip(*parts, strict=True)
-        )
+        logps, entropies = (torch.cat(scores)[:, -logits_to_keep:] for scores in zip(*parts, strict=True))
         return logps, entropies, None
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -62,18 +65,20 @@ class PackedGRPOTrainer(GRPOTrainer):
 
 def _score(
     model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores rows (B, L) as one row without padding; 0 where there is no token or a thread begins."""
-    real = mask.bool()
+    real = mask.bool() & (lengths[:, :1] > 0)
+    if not real.any():
+        return tuple(torch.zeros(2, *ids.shape, device=ids.device, requires_grad=True))
     tokens = ids[real]
     positions = position_ids(lengths[lengths > 0].tolist()).to(ids.device)
     labels = tokens.roll(-1).masked_fill(positions.roll(-1) == 0, -100)
     output = model(
         input_ids=tokens[None], position_ids=positions[None], shift_labels=labels[None], fused_lm_head=True
     )
-
-    def unpack(scores: torch.Tensor | None) -> torch.Tensor | None:
-        # A score belongs to the next token.
-        return None if scores is None else scores.new_zeros(ids.shape).masked_scatter(real, scores[0].roll(1))
-
-    return unpack(output.log_probs), unpack(output.entropy)
+    # A score belongs to the next token. The reference model has no entropy.
+    logps, entropies = (
+        output.log_probs.new_zeros(ids.shape).masked_scatter(real, scores[0].roll(1))
+        for scores in (output.log_probs, output.log_probs if output.entropy is None else output.entropy)
+    )
+    return logps, entropies

@@ -10,11 +10,12 @@ from transformers import AutoTokenizer
 
 from apr.engine.checkpoint import load_model
 from apr.rl.packing import PackedRow
+from apr.rl.rollouts import given_reward
 from apr.rl.train import trainer_config
 from apr.rl.trainer import PackedGRPOTrainer
 
 KL, CLIP = 0.05, 0.2
-SHAPES = [  # prompt and the rest of each thread, S sampled, . injected; two groups of four
+SHAPES = [  # prompt and the rest of each thread, S sampled, . injected; the second four are without signal
     [("...", "SS")],
     [("....", "SSS..SS"), ("..", "SSSS"), (".", "S")],
     [("..", "S")],
@@ -63,7 +64,7 @@ def case(params, checkpoint, tmp_path):
         ))  # fmt: skip
     trainer = PackedGRPOTrainer(
         model=load_model(checkpoint, "cpu", attention="packed"),
-        reward_funcs=lambda reward, **_: reward,
+        reward_funcs=given_reward,
         rollout_func=lambda prompts, trainer: {
             field: [getattr(row, field) for row in rows] for field in PackedRow._fields
         } | {"reward": REWARDS},
@@ -90,6 +91,8 @@ def plain_loss(case):
     """The loss of `apr.rl.train`'s docstring, a thread at a time. Also KL and clip share."""
     total, kls, clipped = 0.0, [], []
     for threads, advantage in zip(case.rollouts, advantages(), strict=True):
+        if advantage == 0:
+            continue
         terms = []
         for thread in threads:
             now = thread_logps(case.plain, thread.ids)
@@ -104,7 +107,7 @@ def plain_loss(case):
                 kl = gap.exp() - gap - 1
                 terms.append(-torch.minimum(ratio * advantage, cut * advantage) + KL * kl)
                 kls.append(kl.item())
-                clipped.append(float(ratio != cut and (ratio > 1) == (advantage > 0) and advantage != 0))
+                clipped.append(float(ratio != cut and (ratio > 1) == (advantage > 0)))
         total = total + torch.stack(terms).mean() / len(case.rollouts)
     return total, sum(kls) / len(kls), sum(clipped) / len(clipped)
 
@@ -114,9 +117,10 @@ def test_batch_by_hand(case):
     assert_close(batch["advantages"], torch.tensor(advantages()))
     assert batch["prompt_mask"].sum(1).tolist() == [3, 4, 2, 3, 2, 3, 2, 3]
     assert batch["thread_lengths"].tolist() == [
-        [5, 0, 0], [11, 6, 2], [3, 0, 0], [11, 5, 0], [8, 0, 0], [5, 0, 0], [6, 10, 0], [6, 0, 0]
+        [5, 0, 0], [11, 6, 2], [3, 0, 0], [11, 5, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]
     ]  # fmt: skip
-    for index, row in enumerate(case.rows):
+    assert batch["completion_mask"][4:].sum() == 0
+    for index, row in enumerate(case.rows[:4]):
         size = len(row.completion_ids)
         assert batch["completion_ids"][index, :size].tolist() == row.completion_ids
         assert (batch["tool_mask"] * batch["completion_mask"])[index, :size].tolist() == row.env_mask
@@ -133,7 +137,8 @@ def test_packed_logps_are_those_of_threads_alone(case):
             whole, _, _ = case.trainer._get_per_token_logps_and_entropies(
                 model, ids, mask, batch["completion_ids"].shape[1]
             )
-            for row, threads in enumerate(case.rollouts):
+            assert not whole[4:].any()
+            for row, threads in enumerate(case.rollouts[:4]):
                 packed = whole[row, : len(case.rows[row].completion_ids)]
                 alone = torch.cat([torch.cat([torch.zeros(1), thread_logps(plain, t.ids)]) for t in threads])
                 alone = alone[len(case.rows[row].prompt_ids) :]
@@ -150,16 +155,32 @@ def test_loss_and_gradient_are_those_of_threads_alone(case):
         part.backward()
         loss += part.item()
         trainer._step = micro_batch + 1
-    expected, kl, clip_share = plain_loss(case)
+    expected, _, _ = plain_loss(case)
     expected.backward()
     assert loss == pytest.approx(expected.item(), abs=1e-6)
     for (name, weight), (_, plain) in zip(
         trainer.model.named_parameters(), case.plain.named_parameters(), strict=True
     ):
         assert_close(weight.grad, plain.grad, atol=1e-6, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
-    metrics = trainer._metrics["train"]
-    sizes = [len(values) for values in (metrics["kl"], metrics["clip_ratio/region_mean"])]
-    assert sizes == [2, 2] and kl > 0 and clip_share > 0
+
+
+def test_logged_kl_and_clip_share(case):
+    batch = case.trainer._generate_and_score_completions(case.inputs)
+    case.trainer.compute_loss(case.trainer.model, batch)
+    _, kl, clip_share = plain_loss(case)
+    metrics = case.trainer._metrics["train"]
+    assert metrics["kl"] == [pytest.approx(kl, rel=1e-5)]
+    assert metrics["clip_ratio/region_mean"] == [pytest.approx(clip_share)] and clip_share > 0
+    assert metrics["frac_reward_zero_std"] == [0.5]
+
+
+def test_micro_batch_without_signal_has_a_loss_of_zero(case):
+    batch = case.trainer._generate_and_score_completions(case.inputs)
+    rest = {name: value[4:] if value.ndim else value for name, value in batch.items()}
+    loss = case.trainer.compute_loss(case.trainer.model, rest)
+    loss.backward()
+    assert loss == 0
+    assert all(weight.grad is None for weight in case.trainer.model.parameters())
 
 
 def test_injected_tokens_and_only_they_have_no_gradient(case, monkeypatch):

@@ -13,7 +13,7 @@ from apr.core.errors import ParamsError
 from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model
 from apr.grammar.tokenizer import load_language
-from apr.rl.rollouts import Sampler, draw_problems
+from apr.rl.rollouts import Sampler, draw_problems, given_reward
 from apr.rl.train import train_rl, trainer_config
 from apr.rl.trainer import PackedGRPOTrainer
 from apr.threads.orchestrator import Orchestrator
@@ -118,7 +118,7 @@ def test_packed_scores_are_the_engines(params, problems, checkpoint, tmp_path):
     sampler = Sampler(params, "apr", language, drawn)
     trainer = PackedGRPOTrainer(
         model=load_model(checkpoint, "cpu", attention="packed"),
-        reward_funcs=sampler.reward,
+        reward_funcs=given_reward,
         rollout_func=sampler.sample,
         args=trainer_config(params, "apr", tmp_path),
         train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),
