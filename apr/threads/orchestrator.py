@@ -52,8 +52,8 @@ class Orchestrator:
     ) -> list[Rollout]:
         """The rollouts of `requests`, in their order. If the decoder fails, its threads are closed first.
 
-        `progress(rollouts that ended since its last call, tokens sampled so far)` is called whenever threads
-        have stopped.
+        `progress(rollouts that ended since its last call, tokens sampled so far)` is called before each step
+        of the decoder, and at the end; tokens count when their thread stops.
         """
         self._running = self._sampled = 0
         self._rollouts, self._ended = {}, []
@@ -63,14 +63,13 @@ class Orchestrator:
                 while self._running < self._decoder.capacity and (request := next(pending, None)) is not None:
                     roots.append(_node(request, request.prompt, (), self._limits.max_tokens))
                     self._start(roots[-1])
+                if progress is not None:
+                    progress(self._ended, self._sampled)
+                    self._ended = []
                 if not self._open:
                     return [self._rollouts[root] for root in roots]
-                stopped = self._decoder.step()
-                for node, segment in stopped:
+                for node, segment in self._decoder.step():
                     self._stopped(node, segment)
-                if stopped and progress is not None:
-                    ended, self._ended = self._ended, []
-                    progress(ended, self._sampled)
         finally:
             self._cancel_all()
 
