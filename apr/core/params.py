@@ -105,7 +105,11 @@ class Sft(Section):
     """Train low-rank adapters instead of all weights."""
     tokens: dict[str, Positive]
     """Training tokens of each method (packed, prompt included)."""
+    optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    """Of AdamW; under Muon, of embeddings and norms."""
+    matrix_learning_rate: Annotated[float, Field(gt=0)] = 0.015
+    """Of the layers' weight matrices under Muon."""
     warmup_share: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     row_tokens: Positive = 4096

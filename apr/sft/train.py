@@ -58,6 +58,7 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer),
         peft_config=lora,
         row_tokens=[int(lengths[row].sum()) for row in rows],
+        matrix_learning_rate=sft.matrix_learning_rate if sft.optimizer == "muon" else None,
         callbacks=[ShowProgress(f"sft {method}")],
     )
     for callback in (PrinterCallback, ProgressCallback):

@@ -11,17 +11,29 @@ from trl import SFTTrainer
 
 from apr.core.errors import AprError
 from apr.core.progress import Meter
+from apr.sft.muon import Muon
 
 
 class PackedSFTTrainer(SFTTrainer):
-    """`row_tokens`: tokens of each row, in the order in which they are seen; only the log needs them."""
+    """`row_tokens`: tokens of each row, in the order in which they are seen; only the log needs them.
+    With a `matrix_learning_rate` Muon trains the layers' matrices; without one, AdamW trains all."""
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the weight of all rows of the step
 
-    def __init__(self, *args: Any, row_tokens: Sequence[int], **kwargs: Any):
+    def __init__(self, *args: Any, row_tokens: Sequence[int], matrix_learning_rate: float | None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.row_tokens = row_tokens
+        self.matrix_learning_rate = matrix_learning_rate
         self.logged: tuple[int, float] | None = None
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.matrix_learning_rate is None:
+            return super().create_optimizer(model)
+        args = self.args
+        self.optimizer = Muon(
+            model or self.model, self.matrix_learning_rate, args.learning_rate, args.weight_decay
+        )
+        return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.logged = self.logged or (self.state.global_step, time.perf_counter())

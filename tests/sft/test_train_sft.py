@@ -157,7 +157,7 @@ def make_foreign(directory, words, tied):
 
 def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
     with pytest.raises(AprError, match="the loss is .* at step"):
-        train(tmp_path / "sft", sft={"learning_rate": 1e38})
+        train(tmp_path / "sft", sft={"optimizer": "adamw", "learning_rate": 1e38})
     assert not (tmp_path / "sft").exists()
 
 
