@@ -29,6 +29,7 @@ Where this is not the paper's GRPO, or the paper is silent and its code decides 
 """
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoTokenizer, PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
 from trl import GRPOConfig
 
 from apr.core.errors import DataError, ParamsError
@@ -61,6 +63,9 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
     """
     check_params(params, policy)
     torch.set_num_threads(params.engine.torch_threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     language = load_language(checkpoint)
     drawn = draw_problems(params, read_problems(problems))
     sampler = Sampler(params, policy, language, drawn)
@@ -70,7 +75,7 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
     with Meter(f"rl {policy}", params.rl.steps, "step") as meter:
         log = StepLog(work / "log.jsonl", sampler, meter, params.rl.inner_updates)
         trainer = PackedGRPOTrainer(
-            model=load_model(checkpoint, params.engine.device, attention="packed"),
+            model=load_model(checkpoint, params.engine.device, attention="packed").float(),
             reward_funcs=given_reward,
             rollout_func=sampler.sample,
             args=trainer_config(params, policy, work),

@@ -99,16 +99,40 @@ def test_a_fault_in_the_reward_ends_the_run(params, problems, checkpoint, tmp_pa
         train_rl(params, "apr", problems, checkpoint, tmp_path / "rl")
 
 
-def test_state_of_another_run_is_not_resumed(params, problems, checkpoint, tmp_path, monkeypatch):
+def fail_at_the_end(*_):
+    raise OSError("disk full")
+
+
+def test_a_run_that_failed_at_the_end_only_writes_its_result(
+    run, params, problems, checkpoint, tmp_path, monkeypatch
+):
     out = tmp_path / "rl"
     with monkeypatch.context() as patch:
-        patch.setattr("apr.rl.train.save_checkpoint", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr("apr.rl.train.save_checkpoint", fail_at_the_end)
+        with pytest.raises(OSError, match="disk full"):
+            train_rl(params, "apr", problems, checkpoint, out)
+    assert (tmp_path / "rl.work" / "checkpoint-4").is_dir()
+    monkeypatch.setattr(Orchestrator, "run", fail_at_the_end)
+    train_rl(params, "apr", problems, checkpoint, out)
+    assert log(out)[1] == log(run)[1]
+    assert all(torch.equal(weights(out)[name], value) for name, value in weights(run).items())
+
+
+def test_state_of_another_run_is_not_resumed(params, problems, checkpoint, tmp_path, monkeypatch):
+    out, other = tmp_path / "rl", with_rl(params, steps=1, learning_rate=2e-3)
+    with monkeypatch.context() as patch:
+        patch.setattr("apr.rl.train.save_checkpoint", fail_at_the_end)
         with pytest.raises(OSError, match="disk full"):
             train_rl(with_rl(params, steps=1), "apr", problems, checkpoint, out)
-    assert (tmp_path / "rl.work" / "checkpoint-2").is_dir()
-    train_rl(with_rl(params, steps=1, learning_rate=2e-3), "apr", problems, checkpoint, out)
-    train_rl(with_rl(params, steps=1, learning_rate=2e-3), "apr", problems, checkpoint, tmp_path / "fresh")
+    train_rl(other, "apr", problems, checkpoint, out)
+    train_rl(other, "apr", problems, checkpoint, tmp_path / "fresh")
     assert all(torch.equal(weights(out)[n], value) for n, value in weights(tmp_path / "fresh").items())
+
+
+def test_reward_rises(params, problems, checkpoint, tmp_path):
+    train_rl(with_rl(params, steps=8), "apr", problems, checkpoint, tmp_path / "rl")
+    rewards = [line["reward"] for line in log(tmp_path / "rl")[0]]
+    assert sum(rewards[-4:]) / 4 > rewards[0] + 0.15
 
 
 def test_packed_scores_are_the_engines(params, problems, checkpoint, tmp_path):
