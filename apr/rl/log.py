@@ -7,12 +7,12 @@ from statistics import fmean
 
 from transformers import TrainerCallback
 
+from apr.core.params import Rl
 from apr.core.progress import Meter
 from apr.rl.rollouts import Sampler
 
 UPDATE_FIGURES = {
     "kl": "kl",
-    "entropy": "entropy",
     "clip_ratio/region_mean": "clip_share",
     "grad_norm": "grad_norm",
     "loss": "loss",
@@ -24,12 +24,14 @@ class StepLog(TrainerCallback):
     """Appends a line to `path` after the last update of each step.
 
     Keys: step (from 1), reward, accuracy, children, total_tokens, sequential_tokens (means over rollouts),
-    malformed, truncated (shares of threads), zero_variance_groups, kl, entropy, clip_share, grad_norm,
-    loss (means over updates), rollout_seconds, update_seconds.
+    malformed, truncated (shares of threads), entropy (of the policy that sampled: minus the mean
+    log-probability of its tokens), zero_variance_groups, kl, clip_share (over the tokens of groups with
+    signal; null if there are none), grad_norm, loss (means over updates), rollout_seconds, update_seconds.
     """
 
-    def __init__(self, path: Path, sampler: Sampler, meter: Meter, inner_updates: int):
-        self._path, self._sampler, self._meter, self._inner_updates = path, sampler, meter, inner_updates
+    def __init__(self, path: Path, sampler: Sampler, meter: Meter, rl: Rl):
+        self._path, self._sampler, self._meter = path, sampler, meter
+        self._inner_updates, self._prompts = rl.inner_updates, rl.prompts
         self._updates: list[dict[str, float]] = []
 
     def on_train_begin(self, args, state, control, **_):
@@ -48,6 +50,8 @@ class StepLog(TrainerCallback):
         now = time.perf_counter()
         line = dict(self._sampler.record)
         line |= {name: fmean(update[name] for update in self._updates) for name in UPDATE_FIGURES.values()}
+        if line["zero_variance_groups"] == self._prompts:
+            line |= {"kl": None, "clip_share": None}
         line["update_seconds"] = now - self._started - line["rollout_seconds"]
         self._updates, self._started = [], now
         with self._path.open("a") as file:
@@ -55,16 +59,17 @@ class StepLog(TrainerCallback):
         self._meter.update(line["step"], f"reward {line['reward']:.3f} children {line['children']:.1f}")
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
+def read_log(path: Path) -> list[dict[str, float | None]]:
     """The lines of a log; none if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def summary(lines: list[dict[str, float]], prompts: int) -> dict[str, float]:
+def summary(lines: list[dict[str, float | None]], prompts: int) -> dict[str, float | None]:
     """Means of every figure over the last quarter of the steps, and counts over all of them."""
     last = lines[-max(1, len(lines) // 4) :]
-    means = {name: fmean(line[name] for line in last) for name in last[0] if name != "step"}
-    return means | {
+    names = [name for name in last[0] if name != "step"]
+    known = {name: [line[name] for line in last if line[name] is not None] for name in names}
+    return {name: fmean(values) if values else None for name, values in known.items()} | {
         "steps": len(lines),
         "steps_without_signal": sum(line["zero_variance_groups"] == prompts for line in lines),
         "first_reward": lines[0]["reward"],

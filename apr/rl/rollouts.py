@@ -108,15 +108,17 @@ def given_reward(reward: list[float], **_: Any) -> list[float]:
 
 
 def figures(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Means over rollouts; `malformed` and `truncated` are shares of all threads."""
+    """Means over rollouts, and over threads (`malformed`, `truncated`) or sampled tokens (`entropy`)."""
     usages = [rollout.usage for rollout in rollouts]
-    statuses = [thread.status for rollout in rollouts for thread in rollout.threads]
+    threads = [thread for rollout in rollouts for thread in rollout.threads]
+    statuses = [thread.status for thread in threads]
     return {
         "children": fmean(usage.children for usage in usages),
         "total_tokens": fmean(usage.total for usage in usages),
         "sequential_tokens": fmean(usage.sequential for usage in usages),
         "malformed": statuses.count(Status.MALFORMED) / len(statuses),
         "truncated": statuses.count(Status.TRUNCATED) / len(statuses),
+        "entropy": -sum(sum(thread.logprobs) for thread in threads) / sum(usage.total for usage in usages),
     }
 
 

@@ -73,7 +73,7 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
     work = out.with_name(f"{out.name}.work")
     resume_from = open_work(work, run_identity(params, policy, problems, checkpoint))
     with Meter(f"rl {policy}", params.rl.steps, "step") as meter:
-        log = StepLog(work / "log.jsonl", sampler, meter, params.rl.inner_updates)
+        log = StepLog(work / "log.jsonl", sampler, meter, params.rl)
         trainer = PackedGRPOTrainer(
             model=load_model(checkpoint, params.engine.device, attention="packed").float(),
             reward_funcs=given_reward,

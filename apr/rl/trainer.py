@@ -35,11 +35,18 @@ class PackedGRPOTrainer(GRPOTrainer):
         batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
         batch["thread_lengths"] = self._lengths
         batch["completion_mask"] = batch["completion_mask"] * self._lengths[:, :1].sign()
+        batch["num_items_in_batch"] = (batch["completion_mask"] * batch["tool_mask"]).sum()
         return batch
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         self._lengths = inputs["thread_lengths"]
-        return super()._compute_loss(model, inputs)
+        loss = super()._compute_loss(model, inputs)
+        # TRL logs plain means over micro-batches, some of which have few tokens or none.
+        scored = (inputs["completion_mask"] * inputs["tool_mask"]).sum()
+        share = scored / inputs["num_items_in_batch"].clamp(min=1) * self.args.steps_per_generation
+        for name in {"kl", "clip_ratio/region_mean"} & self._metrics["train"].keys():
+            self._metrics["train"][name][-1] *= share.item()
+        return loss
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -129,6 +129,18 @@ def test_state_of_another_run_is_not_resumed(params, problems, checkpoint, tmp_p
     assert all(torch.equal(weights(out)[n], value) for n, value in weights(tmp_path / "fresh").items())
 
 
+def test_steps_without_signal_change_nothing_and_are_counted(
+    params, problems, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("apr.rl.rollouts.solved", lambda *_: False)
+    train_rl(params, "apr", problems, checkpoint, tmp_path / "rl")
+    lines, _ = log(tmp_path / "rl")
+    figures = [(line["zero_variance_groups"], line["kl"], line["grad_norm"]) for line in lines]
+    assert figures == [(4, None, 0)] * 2
+    assert json.loads((tmp_path / "rl" / "metrics.json").read_text())["steps_without_signal"] == 2
+    assert all(torch.equal(weights(tmp_path / "rl")[n], value) for n, value in weights(checkpoint).items())
+
+
 def test_reward_rises(params, problems, checkpoint, tmp_path):
     train_rl(with_rl(params, steps=8), "apr", problems, checkpoint, tmp_path / "rl")
     rewards = [line["reward"] for line in log(tmp_path / "rl")[0]]
