@@ -35,7 +35,7 @@ def draw_problems(params: Params, problems: Sequence[Problem]) -> list[Problem]:
 
 
 def solved(language: Language, problem: Problem, rollout: Rollout) -> bool:
-    """The strict verdict on the root's answer; a rollout that gives none is not solved (section 3.3)."""
+    """The strict verdict on the root's answer; a rollout that gives none is not solved (the paper's rule)."""
     root = rollout.threads[0]
     if root.status != Status.DONE:
         return False

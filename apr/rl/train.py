@@ -1,4 +1,4 @@
-"""Reinforcement learning of whole rollouts: GRPO (paper, section 3.3; Figures 5 and 7).
+"""Reinforcement learning of whole rollouts: GRPO, end to end (paper: Figures 5 and 7).
 
     reference <- policy <- the SFT checkpoint
     for step in 1..steps:

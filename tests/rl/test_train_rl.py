@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer
 
 from apr.core.errors import ParamsError
+from apr.core.params import partial_params
 from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model
 from apr.grammar.tokenizer import load_language
@@ -97,6 +98,22 @@ def test_a_fault_in_the_reward_ends_the_run(params, problems, checkpoint, tmp_pa
     monkeypatch.setattr("apr.rl.rollouts.verify", broken)
     with pytest.raises(ZeroDivisionError, match="verifier"):
         train_rl(params, "apr", problems, checkpoint, tmp_path / "rl")
+
+
+def test_needs_no_settings_but_those_it_declares(params, problems, checkpoint, tmp_path):
+    declared = params.model_dump(mode="json", include={"seed", "grammar", "engine", "rl"})
+    declared["rl"]["steps"] = 1
+    train_rl(partial_params(declared), "apr", problems, checkpoint, tmp_path / "rl")
+
+
+@pytest.mark.parametrize(
+    ("children", "text"), [(None, "<root> 3 :0 1 2 go"), (7, "<root> 3 :0 1 2 children 7 go")]
+)
+def test_prompts_ask_for_what_the_policy_says(params, problems, language, children, text):
+    policies = {"apr": params.rl.policies["apr"].model_copy(update={"children": children})}
+    drawn = read_problems(problems)
+    sampler = Sampler(with_rl(params, policies=policies), "apr", language, drawn)
+    assert language.vocabulary.decode(sampler._prompt(drawn[0])) == text
 
 
 def fail_at_the_end(*_):
