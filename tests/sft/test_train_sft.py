@@ -85,6 +85,16 @@ def test_killed_and_resumed_is_the_same_run(train, trained, tmp_path, step):
     assert not (tmp_path / "sft.work").exists()
 
 
+def test_adamw_resumes_too(train, tmp_path):
+    adamw = {"sft": {"optimizer": "adamw"}}
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 5)
+        with pytest.raises(Killed):
+            train(tmp_path / "sft", **adamw)
+    assert (tmp_path / "sft.work" / "checkpoint-4").is_dir()
+    assert weights(train(tmp_path / "sft", **adamw)) == weights(train(tmp_path / "whole", **adamw))
+
+
 def test_state_of_other_parameters_is_not_resumed(train, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, 5)
