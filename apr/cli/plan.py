@@ -13,6 +13,7 @@ from apr.core.errors import ParamsError
 from apr.core.files import remove, write_text
 from apr.core.params import Params, load_params, read_yaml
 from apr.core.recipe import DIRECTORY_SEAL, Job, digest, hash_tree, why_stale
+from apr.eval.points import jobs as evaluation_jobs
 
 DEFAULT_SCALE = "default"
 
@@ -24,12 +25,6 @@ class Node(NamedTuple):
     outputs: tuple[str, ...]
     upstream: tuple[str, ...]
     keys: dict[str, set[str]] = {}
-
-
-def evaluated(params: Params) -> list[tuple[str, str]]:
-    """The (stage, model) pairs that some sweep names."""
-    sweeps = params.eval.sweeps.values()
-    return sorted({(stage, model) for sweep in sweeps for stage in sweep.stages for model in sweep.models})
 
 
 def nodes(params: Params) -> dict[str, Node]:
@@ -47,7 +42,7 @@ def nodes(params: Params) -> dict[str, Node]:
         read = ("problems", f"sft/{settings.method}")
         only = {"rl.policies": {policy}, "traces.methods": {settings.method}}
         found[f"rl/{policy}"] = Node("rl", (f"data/models/rl/{policy}",), read, only)
-    for stage, model in evaluated(params):
+    for stage, model in evaluation_jobs(params):
         read, only = ("problems", f"{stage}/{model}"), _keys_of_model(params, stage, model)
         name = f"{stage}/{model}"
         found[f"evaluate/{name}"] = Node("evaluate", (f"data/eval/{name}.parquet",), read, only)

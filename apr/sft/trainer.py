@@ -20,7 +20,9 @@ class PackedSFTTrainer(SFTTrainer):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the weight of all rows of the step
 
-    def __init__(self, *args: Any, row_tokens: Sequence[int], matrix_learning_rate: float | None, **kwargs: Any):
+    def __init__(
+        self, *args: Any, row_tokens: Sequence[int], matrix_learning_rate: float | None, **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
         self.row_tokens = row_tokens
         self.matrix_learning_rate = matrix_learning_rate

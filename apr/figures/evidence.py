@@ -1,0 +1,95 @@
+"""What figures are made of: cells of the evaluation, latencies, and a record of what they lack."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apr.core.files import read_json
+from apr.core.params import Params
+from apr.eval.points import jobs
+from apr.eval.results import Cell, Key, read_cells
+from apr.eval.statistics import Interval, interval, paired_difference
+
+Row = dict[str, Any]
+"""A row of a figure's CSV; the figure is drawn from these rows alone."""
+
+
+@dataclass
+class Evidence:
+    params: Params
+    cells: Mapping[Key, Cell]
+    latencies: Mapping[tuple[str, str], dict[str, Any]]
+    """What `measure_latency` wrote, by (stage, model)."""
+    missing: list[Key | str] = field(default_factory=list)
+    """What was asked for and not found."""
+
+    def lacks(self) -> str:
+        """What is missing, in words."""
+        found: dict[str, list[str]] = {}
+        for item in self.missing:
+            if isinstance(item, str):
+                found[item] = []
+            else:
+                condition = "unconditioned" if item.condition is None else f"{item.condition}"
+                found.setdefault(f"{item.stage}/{item.model} T={item.temperature:g}: ", []).append(condition)
+        return "; ".join(job + ", ".join(dict.fromkeys(conditions)) for job, conditions in found.items())
+
+    def cell(self, key: Key) -> Cell | None:
+        """The cell, or None and a note."""
+        if key not in self.cells:
+            self.missing.append(key)
+        return self.cells.get(key)
+
+    def conditions(self, model: str, stage: str, temperature: float) -> list[int | None]:
+        """The conditions that were swept, unconditioned first."""
+        found = [key.condition for key in self.cells if key[:3] == (model, stage, temperature)]
+        if not found:
+            self.missing.append(Key(model, stage, temperature))
+        return sorted(found, key=lambda condition: -1 if condition is None else condition)
+
+    def spread(self, name: str, values: np.ndarray) -> Row:
+        """Columns `name`, `name_low`, `name_high`: mean over problems and 95 % interval."""
+        return named(name, interval(values, self.params.eval.bootstrap, self.params.seed))
+
+    def change(self, name: str, after: np.ndarray, before: np.ndarray) -> Row:
+        """The same of a paired difference."""
+        return named(name, paired_difference(after, before, self.params.eval.bootstrap, self.params.seed))
+
+    def latency(self, model: str, stage: str, condition: int | None) -> Row:
+        """Columns `latency` (seconds per problem, with interval), `latency_p50`, `latency_p95`; or blanks."""
+        measured = self.latencies.get((stage, model), {"conditions": []})["conditions"]
+        for entry in measured:
+            if entry["condition"] == condition:
+                seconds = np.array([row["seconds"] for row in entry["problems"]])
+                tails = {f"latency_{p}": entry[p]["seconds"] for p in ("p50", "p95")}
+                return self.spread("latency", seconds) | tails
+        self.missing.append(f"latency of {stage}/{model}" + (f" condition {condition}" if condition else ""))
+        return dict.fromkeys(("latency", "latency_low", "latency_high", "latency_p50", "latency_p95"))
+
+
+def named(name: str, found: Interval) -> Row:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def accuracy(cell: Cell) -> np.ndarray:
+    """(problems,): share of a problem's samples that the strict verifier accepts."""
+    return cell.strict.mean(axis=1)
+
+
+def mean(cell: Cell, column: str) -> np.ndarray:
+    """(problems,): mean over samples of a column of the ledger."""
+    return getattr(cell, column).mean(axis=1)
+
+
+def read_evidence(params: Params, evaluations: Path, latencies: Path) -> Evidence:
+    """The files of every job that the sweeps name; a latency that was not measured is left out.
+
+    Raises `DataError` if an evaluation is missing or broken.
+    """
+    named_jobs = jobs(params)
+    cells = read_cells(evaluations / stage / f"{model}.parquet" for stage, model in named_jobs)
+    timed = {job: latencies / job[0] / f"{job[1]}.json" for job in named_jobs}
+    return Evidence(params, cells, {job: read_json(path) for job, path in timed.items() if path.is_file()})
