@@ -46,7 +46,8 @@ def nodes(params: Params) -> dict[str, Node]:
         read, only = ("problems", f"{stage}/{model}"), _keys_of_model(params, stage, model)
         name = f"{stage}/{model}"
         found[f"evaluate/{name}"] = Node("evaluate", (f"data/eval/{name}.parquet",), read, only)
-        found[f"latency/{name}"] = Node("latency", (f"data/latency/{name}.json",), read, only)
+        if stage == "rl" or model in {policy.method for policy in params.rl.policies.values()}:  # Figure 6
+            found[f"latency/{name}"] = Node("latency", (f"data/latency/{name}.json",), read, only)
     read = tuple(name for name, node in found.items() if node.stage not in ("tokenizer", "traces"))
     found["figures"] = Node("figures", ("results/figures", "results/metrics.json"), read)
     return found

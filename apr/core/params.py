@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -104,7 +104,7 @@ class Sft(Section):
     lora: Lora | None = None
     """Train low-rank adapters instead of all weights."""
     tokens: dict[str, Positive]
-    """Training tokens of each method (packed, prompt included)."""
+    """Training tokens of each method (packed, prompt included); null in a preset removes a method's."""
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     """Of AdamW; under Muon, of embeddings and norms."""
@@ -121,6 +121,11 @@ class Sft(Section):
     """Loss weight of a label by its token's text; 1 where absent."""
     checkpoint_steps: Positive = 200
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _given(cls, tokens: Any) -> Any:
+        return {k: v for k, v in tokens.items() if v is not None} if isinstance(tokens, Mapping) else tokens
 
 
 class Policy(Section):
