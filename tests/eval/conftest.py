@@ -9,7 +9,7 @@ from apr.grammar import build_language
 from apr.grammar.tokenizer import make_tokenizer
 
 
-def tiny_params(**sections):
+def build_params(**sections):
     values = {
         "seed": 3,
         "problems": {"number_range": [1, 9], "target_range": [10, 20], "train": 4, "validation": 1,
@@ -31,8 +31,14 @@ def tiny_params(**sections):
 
 
 @pytest.fixture(scope="session")
+def tiny_params():
+    """Takes whole sections to put in place of the usual ones."""
+    return build_params
+
+
+@pytest.fixture(scope="session")
 def params():
-    return tiny_params()
+    return build_params()
 
 
 @pytest.fixture(scope="session")

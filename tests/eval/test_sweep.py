@@ -12,7 +12,6 @@ from apr.eval.results import Key, read_cells
 from apr.eval.sweep import evaluate
 from apr.grammar import build_language
 from apr.threads.rollout import Rollout, Spawn, Status, Thread
-from tests.eval.conftest import tiny_params
 
 
 def test_points_are_the_union_of_the_sweeps_and_greedy_decoding_has_one_sample(params):
@@ -110,7 +109,7 @@ def test_ledger(params):
     }  # fmt: skip
 
 
-def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, world, tmp_path):
+def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, tiny_params, world, tmp_path):
     evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
     rows = read_rows(tmp_path / "a.parquet", EVAL_SCHEMA)
     problems = read_problems(world[0])[:4]
@@ -139,7 +138,7 @@ def test_a_gap_in_an_evaluation_is_an_error(params, world, tmp_path):
         read_cells([tmp_path / "b.parquet"])
 
 
-def test_bad_input(params, world, tmp_path):
+def test_bad_input(params, tiny_params, world, tmp_path):
     problems, checkpoint = world
     with pytest.raises(CheckpointError):
         evaluate(params, "apr", "sft", problems, tmp_path, tmp_path / "a.parquet")

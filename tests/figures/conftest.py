@@ -12,13 +12,14 @@ from apr.eval.points import condition_kind, jobs, points
 def make_row(model, stage, problem, point, kind, **columns):
     """A solved root of 100 tokens without children, unless `columns` says otherwise."""
     conditioned = point.condition is not None
-    answered = {"status": "done", "answer": "1 + 1 = 2", "expression": "(1 + 1)", "strict": True, "lenient": True,
-                "reason": "solved"}  # fmt: skip
+    answered = {"status": "done", "answer": "1 + 1 = 2", "expression": "(1 + 1)", "strict": True,
+                "lenient": True, "reason": "solved"}  # fmt: skip
     counts = dict.fromkeys(LEDGER, 0) | {"sampled": 100, "total": 100, "sequential": 100, "longest": 108,
                                          "prompt": 8, "threads": 1}  # fmt: skip
     return {"model": model, "stage": stage, "problem_id": f"test-{problem:07d}",
             "condition_kind": kind if conditioned else None, "condition_amount": point.condition,
-            "temperature": point.temperature, "sample": point.sample} | answered | counts | columns  # fmt: skip
+            "temperature": point.temperature, "sample": point.sample,
+            **answered, **counts, **columns}  # fmt: skip
 
 
 def write_job(params, folder, stage, model, columns):
@@ -37,8 +38,8 @@ def plausible(stage, model):
         rng = np.random.default_rng([problem, *model.encode(), *str(point).encode(), stage == "rl"])
         ease = np.random.default_rng(problem).random()
         if model.startswith("apr"):
-            wanted = 6 if point.condition is None else point.condition
-            children = int(max(0, wanted + (2 * (stage == "rl" and point.condition is None)) + rng.integers(-1, 2)))
+            wanted = 6 + 2 * (stage == "rl") if point.condition is None else point.condition
+            children = int(max(0, wanted + rng.integers(-1, 2)))
             chance = skill + 0.035 * children
         else:
             children, chance = 0, skill + 0.04 * (stage == "rl")
@@ -62,8 +63,13 @@ def params():
 
 
 @pytest.fixture(scope="session")
+def write():
+    return write_job
+
+
+@pytest.fixture(scope="session")
 def artefacts(params, tmp_path_factory):
-    """A data folder with every evaluation, latency and training metric that the sweeps of params.yaml name."""
+    """Every evaluation, latency and training metric that the sweeps of params.yaml name, in a folder."""
     folder = tmp_path_factory.mktemp("data")
     for stage, model in jobs(params):
         write_job(params, folder, stage, model, plausible(stage, model))

@@ -8,12 +8,11 @@ import pytest
 from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.params import Params, load_params
-from apr.eval.points import points
+from apr.eval.points import jobs
 from apr.eval.results import Cell, Key
 from apr.figures import make_figures
-from apr.figures.evidence import Evidence
+from apr.figures.evidence import Evidence, read_evidence
 from apr.figures.make import FIGURES, write_figure
-from tests.figures.conftest import write_job
 
 IDS = [module.__name__.rsplit(".", 1)[-1] for module in FIGURES]
 
@@ -21,7 +20,8 @@ IDS = [module.__name__.rsplit(".", 1)[-1] for module in FIGURES]
 def cell(strict, **columns):
     """A cell of (problems, samples); every other column is 1, and all answers of a problem agree."""
     strict = np.array(strict, bool)
-    base = dict.fromkeys(("total", "sequential", "longest", "children", "threads"), np.ones(strict.shape, int))
+    counts = ("total", "sequential", "longest", "children", "threads")
+    base = dict.fromkeys(counts, np.ones(strict.shape, int))
     base |= {"lenient": strict, "votes": np.zeros(strict.shape, int)}
     arrays = {name: np.array(values) for name, values in columns.items()}
     return Cell(tuple(map(str, range(len(strict)))), base | arrays | {"strict": strict})
@@ -49,11 +49,12 @@ def test_all_figures_are_written_thrice(made):
 
 
 def test_figures_are_the_same_bytes_again(params, artefacts, made, tmp_path):
-    make_figures(params, artefacts / "eval", artefacts / "latency", artefacts / "models", tmp_path / "f",
-                 tmp_path / "m.json")  # fmt: skip
-    for path in (made / "figures").iterdir():
-        assert path.read_bytes() == (tmp_path / "f" / path.name).read_bytes(), path.name
-    assert b"<dc:date>" not in (tmp_path / "f" / "fig4a.svg").read_bytes()
+    found = read_evidence(params, artefacts / "eval", artefacts / "latency")
+    for module in (FIGURES[0], FIGURES[4], FIGURES[6]):
+        write_figure(module, found, tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (made / "figures" / path.name).read_bytes(), path.name
+    assert b"<dc:date>" not in (tmp_path / "fig4a.svg").read_bytes()
 
 
 def test_the_default_sweeps_cover_every_figure(params, artefacts, made):
@@ -62,10 +63,11 @@ def test_the_default_sweeps_cover_every_figure(params, artefacts, made):
         series = [(row["series"], row["amount"]) for row in csv.DictReader(file)]
     assert series[:11] == [("APR, children asked for", str(n)) for n in range(11)]
     assert series[11:] == [(f"SoS+ {kind}@n", str(n)) for kind in ("cons", "pass") for n in range(1, 9)]
-    for name, lines in (("table1", 8), ("table2", 12), ("table3", 16), ("fig5", 12), ("fig7", 6), ("fig4b", 80)):
+    lengths = {"table1": 8, "table2": 12, "table3": 16, "fig5": 12, "fig7": 6, "fig4b": 80}
+    for name, lines in lengths.items():
         assert len((made / "figures" / f"{name}.csv").read_text().splitlines()) == lines + 1, name
     svg = {name: (made / "figures" / f"{name}.svg").read_text() for name in IDS}
-    assert all("Not measured" not in text for text in svg.values())  # text is drawn as paths
+    assert {name for name, text in svg.items() if "Not measured" in text} == {"fig8"}
 
 
 def test_fig4a_by_hand(params):
@@ -135,9 +137,9 @@ def test_fig7_holds_apr_at_ten_children(params):
 
 def test_table3_by_hand(params):
     found = evidence(params, {Key("apr", "rl", 0.5): cell([[1, 0], [1, 1]], lenient=[[1, 1], [1, 1]])})
-    assert values(FIGURES[8].rows(found), "label", "temperature", "accuracy", "lenient", "paper", "samples") == [
-        ("APR + RL", 0.5, 0.75, 1.0, 0.813, 2),
-    ]  # fmt: skip
+    rows = FIGURES[8].rows(found)
+    names = ("label", "temperature", "accuracy", "lenient", "paper", "samples")
+    assert values(rows, *names) == [("APR + RL", 0.5, 0.75, 1.0, 0.813, 2)]
 
 
 @pytest.mark.parametrize("module", FIGURES, ids=IDS)
@@ -146,13 +148,11 @@ def test_a_figure_without_any_point_says_what_to_sweep(params, tmp_path, module)
         write_figure(module, evidence(params, {}), tmp_path)
 
 
-def test_few_points_and_no_success_still_make_every_figure(tmp_path):
+def test_few_points_and_no_success_still_make_every_figure(write, tmp_path):
     """The smallest scale: six problems, nothing solved, fewer points."""
     params: Params = load_params("params.yaml", "presets/smoke.yaml")
-    for stage, model in (("sft", "sos"), ("sft", "sos_plus"), ("sft", "sos_plus_wide"), ("rl", "sos_plus"),
-                         ("sft", "sos_plus_selected"), ("sft", "apr"), ("rl", "apr"), ("rl", "apr_max")):
-        assert points(params, model, stage)
-        write_job(params, tmp_path, stage, model, lambda problem, point: {"strict": False, "expression": None})
+    for stage, model in jobs(params):
+        write(params, tmp_path, stage, model, lambda problem, point: {"strict": False, "expression": None})
         path = tmp_path / "models" / stage / model
         path.mkdir(parents=True)
         (path / "metrics.json").write_text('{"loss": 1.5, "reward": 0}')
@@ -167,7 +167,8 @@ def test_metrics_are_flat_and_paired(params, made):
     assert metrics["sft_apr_train_loss"] == 0.25 and metrics["rl_apr_train_reward"] == 0.5
     gain = metrics["rl_minus_sft_apr_accuracy_greedy"]
     assert gain == pytest.approx(metrics["rl_apr_accuracy_greedy"] - metrics["sft_apr_accuracy_greedy"])
-    assert metrics["rl_minus_sft_apr_accuracy_greedy_low"] < gain < metrics["rl_minus_sft_apr_accuracy_greedy_high"]
+    low, high = (metrics[f"rl_minus_sft_apr_accuracy_greedy_{side}"] for side in ("low", "high"))
+    assert low < gain < high
     assert "sft_sos_plus_children_greedy" not in metrics and metrics["sft_apr_children_greedy"] > 0
     assert all(isinstance(value, float) for value in metrics.values())
 
