@@ -156,9 +156,13 @@ def test_an_extension_prefills_only_what_was_appended(llama, monkeypatch):
     engine.open("parent", [6] * 10, Sampling(0.0, 0), WINDOW)
     engine.step()
     engine.extend("parent", [7, 8, 9], WINDOW)
-    fed = []
-    monkeypatch.setattr(llama.model.embed_tokens, "forward", lambda ids, forward=llama.model.embed_tokens.forward: (
-        fed.append(ids.shape), forward(ids))[1])  # fmt: skip
+    fed, embed = [], llama.model.embed_tokens.forward
+
+    def record(ids):
+        fed.append(ids.shape)
+        return embed(ids)
+
+    monkeypatch.setattr(llama.model.embed_tokens, "forward", record)
     engine.step()
     assert fed[0] == (1, 4)  # the token sampled last and the three that were joined
 

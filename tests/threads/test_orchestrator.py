@@ -293,8 +293,15 @@ def check_logprobs(model, thread):
 
 def test_trees_of_a_model_do_not_depend_on_slots_though_more_parents_wait_than_there_are_slots():
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=VOCABULARY.size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=VOCABULARY.size,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
     model = LlamaForCausalLM(config).eval()
     syntax, limits = Wordy(VOCABULARY), Limits(window=64, max_tokens=100, max_children=3, max_depth=2)
     requests = [Request(f"p/{n}", ids("<root> 7 :0 go"), 1.0, 7) for n in range(20)]
