@@ -42,7 +42,7 @@ def draw(rows: list[Row], notes: list[str]) -> Figure:
         colour = style.COLOURS[method]
         windows = [row["window"] for row in points]
         axes.plot(windows, [row["accuracy"] for row in points], color=colour, label=series,
-                  linestyle=LINES[seen[method] % len(LINES)])
+                  linestyle=LINES[seen[method] % len(LINES)], clip_on=False)
         axes.fill_between(windows, [row["accuracy_low"] for row in points],
                           [row["accuracy_high"] for row in points], color=colour, alpha=0.1, linewidth=0)
         seen[method] += 1

@@ -39,7 +39,7 @@ def errors(rows: Sequence[Row], name: str) -> list[list[float]]:
 
 def draw_points(axes: Axes, rows: Sequence[Row], x: str, y: str, colour: str, **look) -> None:
     """A line through points with error bars in both directions."""
-    look = {"marker": "o", "elinewidth": 0.8, "color": colour, "ecolor": colour} | look
+    look = {"marker": "o", "elinewidth": 0.8, "color": colour, "ecolor": colour, "clip_on": False} | look
     bars = axes.errorbar([row[x] for row in rows], [row[y] for row in rows], errors(rows, y), errors(rows, x),
                          **look)  # fmt: skip
     for line in bars.lines[2]:
@@ -51,6 +51,7 @@ def draw_bar(axes: Axes, place: float, width: float, row: Row, name: str, colour
     pale = [0.45 * channel + 0.55 for channel in to_rgb(colour)]
     axes.bar(place, row[name], width, yerr=errors([row], name), error_kw={"elinewidth": 0.9, "alpha": 0.7},
              color=pale if row["stage"] == "sft" else colour)  # fmt: skip
+    axes.set_ylim(0, axes.dataLim.y1 * 1.05 or 1)
     axes.grid(axis="x", visible=False)
 
 
