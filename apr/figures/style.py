@@ -39,7 +39,7 @@ def errors(rows: Sequence[Row], name: str) -> list[list[float]]:
 
 def draw_points(axes: Axes, rows: Sequence[Row], x: str, y: str, colour: str, **look) -> None:
     """A line through points with error bars in both directions."""
-    look = {"marker": "o", "elinewidth": 0.8, "color": colour, "ecolor": colour, "clip_on": False} | look
+    look = {"marker": "o", "elinewidth": 0.8, "color": colour, "ecolor": colour} | look
     bars = axes.errorbar([row[x] for row in rows], [row[y] for row in rows], errors(rows, y), errors(rows, x),
                          **look)  # fmt: skip
     for line in bars.lines[2]:
