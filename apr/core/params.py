@@ -5,9 +5,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -16,6 +24,15 @@ from apr.core.errors import ParamsError
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+T = TypeVar("T")
+
+
+def _present(entries: Any) -> Any:
+    return {k: v for k, v in entries.items() if v is not None} if isinstance(entries, Mapping) else entries
+
+
+Entries = Annotated[dict[str, T], BeforeValidator(_present)]
+"""Values by name; null removes a name, so that a preset can leave out a method, a policy or a sweep."""
 Range = tuple[Natural, Natural]
 """Inclusive bounds, low first."""
 
@@ -77,7 +94,7 @@ class TraceMethod(Section):
 class Traces(Section):
     problems: Positive
     """Training problems that are demonstrated, by each method."""
-    methods: dict[str, TraceMethod]
+    methods: Entries[TraceMethod]
 
 
 class Model(Section):
@@ -103,8 +120,8 @@ class Sft(Section):
     """Checkpoint directory to start from; null trains from scratch."""
     lora: Lora | None = None
     """Train low-rank adapters instead of all weights."""
-    tokens: dict[str, Positive]
-    """Training tokens of each method (packed, prompt included); null in a preset removes a method's."""
+    tokens: Entries[Positive]
+    """Training tokens of each method (packed, prompt included)."""
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     """Of AdamW; under Muon, of embeddings and norms."""
@@ -122,11 +139,6 @@ class Sft(Section):
     checkpoint_steps: Positive = 200
     precision: Literal["float32", "bfloat16"] = "float32"
 
-    @field_validator("tokens", mode="before")
-    @classmethod
-    def _given(cls, tokens: Any) -> Any:
-        return {k: v for k, v in tokens.items() if v is not None} if isinstance(tokens, Mapping) else tokens
-
 
 class Policy(Section):
     """One RL run: which SFT model it starts from, and what its prompts ask for."""
@@ -141,7 +153,7 @@ class Policy(Section):
 class Rl(Section):
     """GRPO (paper: 64 prompts x 5, temperature 1, lr 1e-5, clip 0.2, 150 steps x 2 updates)."""
 
-    policies: dict[str, Policy]
+    policies: Entries[Policy]
     steps: Positive
     prompts: Positive = 16
     group: Annotated[int, Field(ge=2)] = 5
@@ -187,7 +199,7 @@ class Sweep(Section):
 class Eval(Section):
     problems: Positive
     """Test problems used, from the first."""
-    sweeps: dict[str, Sweep]
+    sweeps: Entries[Sweep]
     latency_problems: Positive
     """Problems decoded one at a time to measure latency (Figure 6)."""
     bootstrap: Positive = 2000
@@ -246,20 +258,11 @@ def _require(holds: bool, key: str, value: Any, allowed: str) -> None:
 
 
 def overlay(base: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `preset` put over it, mapping by mapping; lists are replaced whole.
-
-    null in place of a mapping removes it: a method, a policy, a sweep.
-    """
+    """`base` with the keys of `preset` put over it, mapping by mapping; lists are replaced whole."""
     merged = dict(base)
     for key, value in preset.items():
-        if not isinstance(merged.get(key), Mapping):
-            merged[key] = value
-        elif value is None:
-            del merged[key]
-        elif isinstance(value, Mapping):
-            merged[key] = overlay(merged[key], value)
-        else:
-            merged[key] = value
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = overlay(merged[key], value) if both else value
     return merged
 
 

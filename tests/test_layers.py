@@ -1,0 +1,43 @@
+"""Packages import downward only: the order of the tree is the order of the architecture."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "apr"
+LAYERS = [
+    {"core"}, {"countdown"}, {"grammar"}, {"solvers"}, {"engine"}, {"threads"}, {"sft", "rl", "eval"},
+    {"figures"}, {"cli"},
+]
+RANK = {package: rank for rank, layer in enumerate(LAYERS) for package in layer}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file it does so."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def test_every_package_has_its_place():
+    assert {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()} == set(RANK)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downward(path: Path):
+    own = path.relative_to(ROOT).parts[0]
+    modules = imported_modules(path)
+    for package in {module.split(".")[1] for module in modules if module.startswith("apr.")} - {own}:
+        assert RANK[package] < RANK[own], f"{own} must not import {package}"
+    if own == "engine":
+        above = ("apr.countdown", "apr.grammar", "apr.solvers")
+        assert not [module for module in modules if module.startswith(above)], "it knows token ids only"
+    if own == "threads":
+        assert not [module for module in modules if module.split(".")[0] == "torch"], "it knows no tensors"

@@ -1,0 +1,107 @@
+"""A laboratory: a copy of the working tree as a git repository of its own, with smoke as its params.yaml."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from apr.cli.plan import load_scale
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+IDENTITY = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
+            for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))}
+
+
+class Laboratory:
+    def __init__(self, path: Path):
+        self.path = path
+        self.environment = os.environ | IDENTITY | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        self.environment.pop("PYTHONPATH", None)
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Runs a command in the laboratory; its output, stderr included."""
+        done = subprocess.run(command, cwd=self.path, env=self.environment, text=True, check=False,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert bool(done.returncode) == fails, f"{' '.join(command)}\n{done.stdout}"
+        return done.stdout
+
+    def planned(self, *options: str) -> set[str]:
+        """The stages of which `snakemake -n` would run a job."""
+        return {name.split("/")[0] for name in self.planned_jobs(*options)}
+
+    def planned_jobs(self, *options: str) -> set[str]:
+        """The jobs that `snakemake -n` would run, as `apr.cli.plan` names them."""
+        output = self.run("snakemake", "-n", "--quiet", "reason", *options)
+        if "Nothing to be done" in output:
+            return set()
+        jobs, rule = set(), ""
+        for line in output.splitlines():
+            if line.startswith(("rule ", "localrule ")):
+                rule = line.split()[1].rstrip(":")
+                if rule in ("problems", "tokenizer", "figures"):
+                    jobs.add(rule)
+            elif line.strip().startswith("wildcards:"):
+                values = dict(pair.split("=") for pair in line.split(":", 1)[1].strip().split(", "))
+                jobs.add("/".join([rule, *(values[name] for name in ("stage", "method", "policy", "model")
+                                           if name in values)]))
+        return jobs
+
+    def changed_in_dvc(self) -> set[str]:
+        """The stages that `dvc status` reports, and those downstream of them."""
+        changed = set(json.loads(self.run("dvc", "status", "--json")))
+        edges = [line.split(" -> ") for line in self.run("dvc", "dag", "--dot").replace('"', "").splitlines()
+                 if "->" in line]
+        while more := {below.strip(" ;") for above, below in edges if above.strip() in changed} - changed:
+            changed |= more
+        return changed
+
+    def set(self, key: str, value: Any) -> Any:
+        """Sets a dotted key of params.yaml; the value it had."""
+        yaml, path = YAML(), self.path / "params.yaml"
+        root = values = yaml.load(path.read_text())
+        *sections, last = key.split(".")
+        for section in sections:
+            values = values[section]
+        before, values[last] = values[last], value
+        with path.open("w") as file:
+            yaml.dump(root, file)
+        return before
+
+
+def working_tree(root: Path) -> list[str]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    return [name for name in names.split("\0") if name and (root / name).is_file()]
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    """Nothing is made yet."""
+    path = tmp_path_factory.mktemp("laboratory")
+    for name in working_tree(ROOT):
+        if not name.startswith(("results/", "tests/", "dvc.lock")):
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, path / name)
+    with (path / "params.yaml").open("w") as file:
+        YAML().dump(load_scale("smoke", ROOT).model_dump(mode="json"), file)
+    laboratory = Laboratory(path)
+    laboratory.run("git", "init", "-q")
+    laboratory.run("git", "add", "-A")
+    laboratory.run("git", "commit", "-q", "-m", "start")
+    return laboratory
+
+
+@pytest.fixture(scope="session")
+def made(bare: Laboratory) -> Laboratory:
+    """`snakemake` has made everything, once for all tests; each test puts back what it edits."""
+    bare.run("snakemake", "--cores", "2")
+    bare.run("git", "add", "-A")
+    bare.run("git", "commit", "-q", "-m", "results")
+    return bare

@@ -1,0 +1,139 @@
+"""Snakemake and DVC over the same artefacts: they agree on what is stale, after everything that was made."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from apr.cli.plan import Plan
+
+AFTER_RL = {"evaluate", "latency", "figures"}
+FIGURES = [*(f"fig{name}" for name in ("4a", "4b", "5", "6", "7", "8")), "table1", "table2", "table3"]
+
+
+@pytest.fixture(autouse=True)
+def clean(made):
+    """Every test starts and ends where both tools have nothing to do."""
+    yield
+    made.run("git", "checkout", "-q", "--", ".")
+    assert not made.planned()
+
+
+def edit(laboratory, key, value):
+    assert laboratory.set(key, value) != value
+
+
+def test_all_figures_are_made_and_both_tools_are_done(made):
+    for name in FIGURES:
+        for suffix in ("svg", "png", "csv"):
+            assert (made.path / f"results/figures/{name}.{suffix}").stat().st_size > 0
+    assert not made.planned()
+    assert not made.changed_in_dvc()
+    assert "up to date" in made.run("dvc", "repro")
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("rl.learning_rate", 3e-5, {"rl"} | AFTER_RL),
+        ("rl.policies.apr.kl", 0.5, {"rl"} | AFTER_RL),
+        ("eval.sweeps.window.temperatures", [0.5], AFTER_RL),
+        ("eval.bootstrap", 77, {"figures"}),
+        ("sft.learning_rate", 1e-5, {"sft", "rl"} | AFTER_RL),
+        ("traces.methods.apr.promising", 0.5, {"traces", "sft", "rl"} | AFTER_RL),
+        ("seed", 5, {"problems", "traces", "sft", "rl"} | AFTER_RL),
+    ],
+)
+def test_one_edit_plans_the_same_in_both(made, key, value, expected):
+    edit(made, key, value)
+    assert made.planned() == expected
+    assert made.changed_in_dvc() == expected
+
+
+def test_jobs_are_planned_one_by_one(made):
+    edit(made, "rl.policies.apr_max.kl", 0.5)
+    edit(made, "eval.sweeps.window.temperatures", [0.5])
+    assert made.planned_jobs() == {
+        "rl/apr_max", "evaluate/rl/apr_max", "latency/rl/apr_max",
+        "evaluate/sft/sos_plus", "latency/sft/sos_plus", "figures",
+    }
+
+
+def test_an_edit_is_seen_without_the_records_of_snakemake(made):
+    shutil.move(made.path / ".snakemake", made.path / ".snakemake.away")
+    try:
+        assert not made.planned()
+        edit(made, "rl.learning_rate", 3e-5)
+        assert made.planned() == {"rl"} | AFTER_RL
+    finally:
+        shutil.rmtree(made.path / ".snakemake", ignore_errors=True)
+        shutil.move(made.path / ".snakemake.away", made.path / ".snakemake")
+
+
+def test_dates_do_not_matter(made):
+    for path in (made.path / "data").rglob("*"):
+        path.touch()
+    assert not made.planned()
+
+
+def test_edited_code_is_seen(made):
+    path = made.path / "apr/rl/train.py"
+    path.write_text(path.read_text() + "# changed\n")
+    assert made.planned() == made.changed_in_dvc() == {"rl"} | AFTER_RL
+
+
+def test_a_file_changed_inside_a_checkpoint_is_seen(made):
+    weights = made.path / "data/models/rl/apr/model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    try:
+        assert made.planned_jobs() == {"rl/apr", "evaluate/rl/apr", "latency/rl/apr", "figures"}
+        assert "rl" in made.changed_in_dvc()
+    finally:
+        weights.write_bytes(kept)
+
+
+def test_dvc_repro_runs_what_is_stale_and_an_older_artefact_is_not_taken_for_a_new_one(made):
+    evaluation = made.path / "data/eval/sft/sos.parquet"
+    others = {path: path.stat().st_mtime_ns for path in (made.path / "data").rglob("*.safetensors")}
+    older, lock = evaluation.read_bytes(), (made.path / "dvc.lock").read_text()
+    edit(made, "eval.sweeps.temperature_serial.temperatures", [0.5])
+    made.run("dvc", "repro")
+    assert evaluation.read_bytes() != older
+    assert {path: path.stat().st_mtime_ns for path in others} == others, "nothing was trained"
+    assert not made.planned() and not made.changed_in_dvc()
+
+    (made.path / "dvc.lock").write_text(lock)
+    made.run("dvc", "checkout", "--force", "evaluate", "latency")
+    assert evaluation.read_bytes() == older
+    assert {"evaluate/sft/sos", "evaluate/sft/sos_plus", "figures"} <= made.planned_jobs()
+    made.run("python", "-m", "apr", "commit")
+    assert {"evaluate", "figures"} <= made.changed_in_dvc(), "stale artefacts are not recorded"
+
+
+def test_snakemake_records_what_it_made_in_dvc(made):
+    edit(made, "eval.bootstrap", 55)
+    made.run("snakemake", "--cores", "2")
+    assert not made.changed_in_dvc()
+    assert "bootstrap: 55" in (made.path / "dvc.lock").read_text()
+    made.run("git", "checkout", "-q", "--", ".")
+    assert not made.changed_in_dvc(), "figures are in git"
+
+
+def test_experiments_are_told_apart(made):
+    for bootstrap in (21, 22):
+        made.run("dvc", "exp", "run", "--temp", "-n", f"b{bootstrap}", "-S", f"eval.bootstrap={bootstrap}")
+    table = list(csv.DictReader(made.run("dvc", "exp", "show", "--csv", "--only-changed").splitlines()))
+    found = {row["Experiment"]: row["eval.bootstrap"] for row in table if row["Experiment"]}
+    assert found == {"b21": "21", "b22": "22"}
+
+
+def test_artefacts_that_parameters_no_longer_name_are_pruned(made):
+    orphan = made.path / "data/traces/gone.parquet"
+    shutil.copyfile(made.path / "data/traces/sos.parquet", orphan)
+    shutil.copyfile(made.path / "data/traces/sos.parquet.recipe", Path(f"{orphan}.recipe"))
+    assert "data/traces/gone.parquet.recipe" in made.run("python", "-m", "apr", "prune")
+    assert not orphan.exists()
+    assert not made.changed_in_dvc()
+    assert not Plan("default", made.path).stale

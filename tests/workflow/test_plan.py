@@ -1,0 +1,84 @@
+"""What is planned before anything is made: jobs, their parameters, one-line errors."""
+
+from pathlib import Path
+
+import pytest
+
+from apr.cli.plan import Plan, declared_stages, load_scale, nodes, select
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_select_narrows_mappings():
+    values = {"a": {"x": 1, "y": {"p": 2, "q": 3}}, "b": 4, "c": 5}
+    assert select(values, ["a.y", "b"], {"a.y": {"q"}}) == {"a": {"y": {"q": 3}}, "b": 4}
+    assert select(values, ["a"], {"a.y": set()}) == {"a": {"x": 1, "y": {}}}
+
+
+def test_stages_of_dvc_and_snakemake_are_the_same():
+    stages = {node.stage for node in nodes(load_scale("default", ROOT)).values()}
+    assert stages == set(declared_stages(ROOT))
+
+
+def test_every_declared_dependency_exists():
+    values = load_scale("default", ROOT).model_dump(mode="json")
+    for name, stage in declared_stages(ROOT).items():
+        assert select(values, stage.params, {}), name
+        for path in stage.code:
+            assert (ROOT / path).exists(), f"{name}: {path}"
+
+
+def test_jobs_declare_their_own_entries_only():
+    plan = Plan("default", ROOT)
+    assert list(plan.jobs["sft/apr"].recipe["params"]["sft"]["tokens"]) == ["apr"]
+    assert list(plan.jobs["rl/apr_max"].recipe["params"]["rl"]["policies"]) == ["apr_max"]
+    evaluation = plan.jobs["evaluate/sft/sos"].recipe["params"]
+    assert evaluation["rl"]["policies"] == {}
+    assert list(evaluation["eval"]["sweeps"]) == ["temperature_serial"]
+
+
+def test_scales_do_not_share_an_output(bare):
+    default, smoke = Plan("default", bare.path), Plan("smoke", bare.path)
+    assert not {job.seal for job in default.jobs.values()} & {job.seal for job in smoke.jobs.values()}
+    assert all(f"{bare.path}/scales/smoke/" in job.seal for job in smoke.jobs.values())
+
+
+def test_everything_is_planned_in_a_fresh_clone(bare):
+    assert bare.planned_jobs("--config", "scale=smoke") == set(Plan("smoke", bare.path).jobs)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("rl.steps", 0, "rl.steps: 0 is not allowed; Input should be greater than or equal to 1"),
+        ("rl.policies.apr.method", "aprr", "rl.policies.apr.method: 'aprr' is not allowed; allowed: one of"),
+        ("eval.problems", 10**6, "eval.problems: 1000000 is not allowed; allowed: at most problems.test"),
+    ],
+)
+def test_bad_parameters_end_in_one_line_before_any_work(bare, key, value, message):
+    before = bare.set(key, value)
+    try:
+        for command in (("snakemake", "-n"), ("python", "-m", "apr", "params"), ("dvc", "repro", "problems")):
+            lines = [line for line in bare.run(*command, fails=True).splitlines() if "apr: error" in line]
+            assert lines and lines[0].startswith(f"apr: error: params.yaml: {message}")
+            assert not (bare.path / "data").exists()
+    finally:
+        bare.set(key, before)
+
+
+def test_unknown_scale_and_config_key(bare):
+    output = bare.run("snakemake", "-n", "--config", "scale=large", fails=True)
+    assert "apr: error: scale: 'large' is not allowed; allowed: default, gpu, smoke" in output
+    output = bare.run("snakemake", "-n", "--config", "scael=smoke", fails=True)
+    assert "apr: error: --config scael: unknown key; allowed: scale" in output
+
+
+@pytest.mark.parametrize("verb", ["problems", "sft", "evaluate", "figures", "status"])
+def test_every_verb_explains_itself(bare, verb):
+    assert f"usage: apr {verb}" in bare.run("python", "-m", "apr", verb, "--help")
+
+
+def test_data_errors_end_in_one_line(bare, tmp_path: Path):
+    output = bare.run("python", "-m", "apr", "traces", "--method", "sos", "--problems", "absent.parquet",
+                      "--out", str(tmp_path / "traces.parquet"), fails=True)
+    assert output.splitlines()[-1] == "apr: error: absent.parquet: no such file"
