@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,15 @@ class Laboratory:
     def changed_in_dvc(self) -> set[str]:
         """The stages that `dvc status` reports, and those downstream of them."""
         changed = set(json.loads(self.run("dvc", "status", "--json")))
-        edges = [line.split(" -> ") for line in self.run("dvc", "dag", "--dot").replace('"', "").splitlines()
-                 if "->" in line]
-        while more := {below.strip(" ;") for above, below in edges if above.strip() in changed} - changed:
+        while more := {below for above, below in self.edges if above in changed} - changed:
             changed |= more
         return changed
+
+    @cached_property
+    def edges(self) -> list[tuple[str, str]]:
+        """Pairs of stages in DVC's graph, upstream first."""
+        lines = self.run("dvc", "dag", "--dot").replace('"', "").splitlines()
+        return [tuple(part.strip(" ;\t") for part in line.split("->")) for line in lines if "->" in line]
 
     def set(self, key: str, value: Any) -> Any:
         """Sets a dotted key of params.yaml; the value it had."""
@@ -81,10 +86,7 @@ def working_tree(root: Path) -> list[str]:
     return [name for name in names.split("\0") if name and (root / name).is_file()]
 
 
-@pytest.fixture(scope="session")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
-    """Nothing is made yet."""
-    path = tmp_path_factory.mktemp("laboratory")
+def new_laboratory(path: Path) -> Laboratory:
     for name in working_tree(ROOT):
         if not name.startswith(("results/", "tests/", "dvc.lock")):
             (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +101,16 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
 
 
 @pytest.fixture(scope="session")
-def made(bare: Laboratory) -> Laboratory:
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    """Nothing is made yet."""
+    return new_laboratory(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     """`snakemake` has made everything, once for all tests; each test puts back what it edits."""
-    bare.run("snakemake", "--cores", "2")
-    bare.run("git", "add", "-A")
-    bare.run("git", "commit", "-q", "-m", "results")
-    return bare
+    laboratory = new_laboratory(tmp_path_factory.mktemp("made"))
+    laboratory.run("snakemake", "--cores", "2")
+    laboratory.run("git", "add", "-A")
+    laboratory.run("git", "commit", "-q", "-m", "results")
+    return laboratory
