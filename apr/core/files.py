@@ -88,3 +88,26 @@ def read_table(path: str | Path, schema: pa.Schema) -> pa.Table:
 def read_rows(path: str | Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """The rows of a Parquet file as dictionaries; errors as `read_table`."""
     return read_table(path, schema).to_pylist()
+
+
+def open_work(work: Path, identity: Any) -> str | None:
+    """The last whole trainer state in `work`, to go on from; None if there is none.
+
+    `identity` is a JSON value of everything that the run depends on; a directory of another run is cleared.
+    """
+    marker = work / "run.json"
+    try:
+        same = read_json(marker) == identity
+    except DataError:
+        same = False
+    if not same:
+        remove(work)
+        work.mkdir(parents=True)
+        write_json(marker, identity)
+    states = []
+    for state in work.glob("checkpoint-*"):
+        if (state / "trainer_state.json").is_file():  # written last
+            states.append(state)
+        else:
+            remove(state)
+    return str(max(states, key=lambda state: int(state.name.split("-")[1]))) if states else None

@@ -102,7 +102,6 @@ class SlotCache(Cache):
                 cache[targets, :, :length] = cache[sources, :, :length]
 
 
-
 def length_spans(lengths: Sequence[int], slack: int, most: int | None = None) -> list[tuple[int, int, int]]:
     """Cuts rows of the given lengths into runs (start, stop, longest), each with at most `slack` positions
     of padding, and at most `most` positions in all unless a single row has more."""

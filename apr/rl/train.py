@@ -37,12 +37,11 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoTokenizer, PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 from trl import GRPOConfig
 
-from apr.core.errors import DataError, ParamsError
-from apr.core.files import atomic_path, read_json, remove, write_json
+from apr.core.errors import ParamsError
+from apr.core.files import atomic_path, open_work, remove, write_json
 from apr.core.params import Params
 from apr.core.progress import Meter
 from apr.countdown.problem import read_problems
@@ -154,20 +153,3 @@ def run_identity(params: Params, policy: str, problems: Path, checkpoint: Path) 
     inputs = [Path(problems), *sorted(Path(checkpoint).glob("model*.safetensors"))]
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
     return {"params": settings, "inputs": hashes}
-
-
-def open_work(work: Path, identity: dict[str, object]) -> str | None:
-    """The trainer state to go on from, if `work` holds one of the same run; else an empty `work` and None."""
-    try:
-        same = read_json(work / "run.json") == identity
-    except DataError:
-        same = False
-    if not same:
-        remove(work)
-        work.mkdir(parents=True)
-        write_json(work / "run.json", identity)
-    # A run that was killed while it saved leaves a directory whose last file is missing.
-    for partial in work.glob("checkpoint-*"):
-        if not (partial / "trainer_state.json").is_file():
-            remove(partial)
-    return get_last_checkpoint(str(work))

@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging
 from trl import SFTConfig
 
-from apr.core.files import atomic_path, read_json, remove, write_json, write_text
+from apr.core.files import atomic_path, open_work, remove, write_json, write_text
 from apr.core.params import Params
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import resolve_device, save_checkpoint
@@ -63,7 +63,7 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    trainer.train(resume_from_checkpoint=_resumable(work, _fingerprint(params, method, threads, rows)))
+    trainer.train(resume_from_checkpoint=open_work(work, _fingerprint(params, method, threads, rows)))
     metrics = {
         "threads": len(lengths),
         "epochs": sum(map(len, rows)) / len(lengths),
@@ -114,18 +114,6 @@ def _fingerprint(params: Params, method: str, threads: Threads, rows: list[list[
     for array in threads:
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _resumable(work: Path, fingerprint: str) -> str | None:
-    """The last whole checkpoint in `work`; a work directory of another run is cleared."""
-    marker = work / "run.json"
-    if not marker.is_file() or read_json(marker) != fingerprint:
-        remove(work)
-        work.mkdir(parents=True)
-        write_json(marker, fingerprint)
-    # the trainer's state is written last
-    whole = [path.parent for path in work.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 def _write(trainer: PackedSFTTrainer, tokenizer: Path, out: Path, metrics: dict[str, float]) -> None:
