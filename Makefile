@@ -10,10 +10,15 @@ SCALED := $(if $(filter default,$(SCALE)),,--config scale=$(SCALE))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint plan
+.PHONY: run claims test lint plan
 
 run: $(READY)
 	snakemake --cores $(CORES) $(SCALED)
+
+claims: $(READY)
+	snakemake --cores $(CORES) -- claims
+	python -m apr claims --evaluations data/eval --latencies data/latency --teachers data/teacher \
+		--out results/claims.md --readme README.md
 
 plan: $(READY)
 	python -m apr status --scale $(SCALE)

@@ -76,11 +76,27 @@ def figures(params: Params, args: Args) -> None:
                  out=args.out, metrics=args.metrics)
 
 
+def teacher(params: Params, args: Args) -> None:
+    """Run a method's own solver on the test problems, as a bound for the model that learns from it."""
+    from apr.eval.teacher import evaluate_teacher
+
+    evaluate_teacher(params, method=args.method, problems=args.problems, out=args.out)
+
+
+def claims(params: Params, args: Args) -> None:
+    """Measure what the paper claims; with --readme, fail where that file claims more."""
+    from apr.figures.report import make_claims
+
+    make_claims(params, evaluations=args.evaluations, latencies=args.latencies, teachers=args.teachers,
+                out=args.out, readme=args.readme, update_readme=args.update_readme)
+
+
 PATHS = {
     "out": "what to write", "problems": "Parquet file of problems", "traces": "Parquet file of traces",
     "tokenizer": "tokenizer directory", "checkpoint": "checkpoint directory to start from",
     "evaluations": "directory of evaluations", "latencies": "directory of latencies",
-    "models": "directory of checkpoints", "metrics": "JSON file of metrics to write",
+    "teachers": "directory of the teachers' evaluations", "models": "directory of checkpoints",
+    "metrics": "JSON file of metrics to write",
 }
 NAMES = {
     "method": "an entry of traces.methods", "policy": "an entry of rl.policies",
@@ -94,7 +110,9 @@ JOBS: list[tuple[Callable[[Params, Args], None], str]] = [
     (rl, "policy problems checkpoint out"),
     (evaluate, "model stage problems checkpoint out"),
     (latency, "model stage problems checkpoint out"),
+    (teacher, "method problems out"),
     (figures, "evaluations latencies models out metrics"),
+    (claims, "evaluations latencies teachers out"),
 ]
 
 
@@ -117,6 +135,9 @@ def build_parser() -> argparse.ArgumentParser:
                 verb.add_argument(f"--{option}", required=True, type=Path, metavar="PATH", help=PATHS[option])
         if function is traces:
             verb.add_argument("--workers", type=int, default=1, help="processes; they do not change a byte")
+        if function is claims:
+            verb.add_argument("--readme", type=Path, metavar="FILE", help="file whose claims are checked")
+            verb.add_argument("--update-readme", type=Path, metavar="FILE", help="file to put the table into")
         verb.set_defaults(run=run_job, function=function)
     for function in (inspect.params, inspect.status, inspect.prune, inspect.commit):
         add_verb(verbs, function).set_defaults(run=function)

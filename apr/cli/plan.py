@@ -14,6 +14,7 @@ from apr.core.files import remove, write_text
 from apr.core.params import Params, load_params, read_yaml
 from apr.core.recipe import DIRECTORY_SEAL, Job, digest, hash_tree, why_stale
 from apr.eval.points import jobs as evaluation_jobs
+from apr.eval.points import teachers
 
 DEFAULT_SCALE = "default"
 
@@ -46,10 +47,15 @@ def nodes(params: Params) -> dict[str, Node]:
         read, only = ("problems", f"{stage}/{model}"), _keys_of_model(params, stage, model)
         name = f"{stage}/{model}"
         found[f"evaluate/{name}"] = Node("evaluate", (f"data/eval/{name}.parquet",), read, only)
-        if stage == "rl" or model in {policy.method for policy in params.rl.policies.values()}:  # Figure 6
+        if stage == "rl" or model in teachers(params):  # Figure 6
             found[f"latency/{name}"] = Node("latency", (f"data/latency/{name}.json",), read, only)
     read = tuple(name for name, node in found.items() if node.stage not in ("tokenizer", "traces"))
     found["figures"] = Node("figures", ("results/figures", "results/metrics.json"), read)
+    for method in teachers(params):
+        only = _keys_of_model(params, "sft", method)
+        found[f"teacher/{method}"] = Node("teacher", (f"data/teacher/{method}.parquet",), ("problems",), only)
+    read = tuple(name for name, node in found.items() if node.stage in ("evaluate", "latency", "teacher"))
+    found["claims"] = Node("claims", ("results/claims.md", "results/claims.csv"), read)
     return found
 
 

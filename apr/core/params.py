@@ -66,7 +66,7 @@ class Grammar(Section):
     token_step: Positive = 32
     """SoS+ token budgets are multiples of this (paper: 512)."""
     max_children: Positive = 10
-    """Largest number of children that a prompt can ask for (paper: 10)."""
+    """Largest number of children of one spawn, and that a prompt can ask for (paper: 10)."""
 
 
 class TraceMethod(Section):
@@ -89,6 +89,9 @@ class TraceMethod(Section):
     """Drop problems that no candidate solves."""
     condition_share: Share = 0.5
     """Share of root prompts that carry the budget condition."""
+    cut_share: Share = 0.5
+    """Serial methods: share of the conditioned traces that are asked for fewer tokens than they need, and
+    give up there."""
 
 
 class Traces(Section):
@@ -148,6 +151,8 @@ class Policy(Section):
     """Condition on this number of children in every prompt; null leaves prompts unconditioned."""
     kl: Annotated[float, Field(ge=0)] = 0.001
     """KL coefficient (paper: 0.001 APR, 0.01 SoS+)."""
+    steps: Positive | None = None
+    """Steps of this policy; null for `rl.steps`."""
 
 
 class Rl(Section):
@@ -158,6 +163,8 @@ class Rl(Section):
     prompts: Positive = 16
     group: Annotated[int, Field(ge=2)] = 5
     inner_updates: Positive = 2
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Plain gradient descent leaves alone the tokens that carry no signal; AdamW moves every weight."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     clip: Annotated[float, Field(gt=0)] = 0.2
@@ -173,8 +180,6 @@ class Engine(Section):
 
     slots: Positive = 256
     """Threads that hold a KV cache at the same time."""
-    max_children: Positive = 24
-    """Children that one spawn may have; more make the thread malformed."""
     max_depth: Natural = 1
     """Depth of nesting: 0 forbids spawning, 1 lets only the root spawn."""
     max_tokens: Positive = 8192
@@ -238,6 +243,9 @@ class Params(Section):
         for name, method in self.traces.methods.items():
             _require(1 <= method.beam[0] <= method.beam[1], f"traces.methods.{name}.beam",
                      list(method.beam), "1 <= low <= high")
+            _require(method.solver != "apr" or method.beam[1] <= self.grammar.max_children,
+                     f"traces.methods.{name}.beam", list(method.beam),
+                     f"at most grammar.max_children = {self.grammar.max_children}")
         _require(methods == set(self.sft.tokens), "sft.tokens", sorted(self.sft.tokens),
                  f"one entry for each of traces.methods: {sorted(methods)}")
         for name, policy in self.rl.policies.items():

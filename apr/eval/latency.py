@@ -11,8 +11,8 @@ from apr.core.params import Params
 from apr.core.progress import track
 from apr.engine.checkpoint import resolve_device
 from apr.eval.judge import verdict
-from apr.eval.points import Point, condition_kind, points
-from apr.eval.sweep import first_problems, make_request, open_engine, orchestrate
+from apr.eval.points import Point, condition_kind, first_problems, points
+from apr.eval.sweep import make_request, open_engine, orchestrate
 from apr.grammar.tokenizer import load_language
 
 TIMED = ("prefill_seconds", "decode_seconds", "seconds")

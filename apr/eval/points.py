@@ -1,10 +1,12 @@
-"""What `params.eval.sweeps` asks for: jobs (stage, model), and the points of each job."""
+"""What `params.eval.sweeps` asks for: jobs (stage, model), the points of each job, the problems."""
 
 from itertools import product
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from apr.core.errors import ParamsError
+from apr.core.errors import DataError, ParamsError
 from apr.core.params import Params
+from apr.countdown import Problem, read_problems
 
 
 class Point(NamedTuple):
@@ -20,6 +22,12 @@ def jobs(params: Params) -> list[tuple[str, str]]:
     named = {(stage, model) for sweep in params.eval.sweeps.values()
              for stage in sweep.stages for model in sweep.models}
     return sorted(named)
+
+
+def teachers(params: Params) -> list[str]:
+    """The methods whose solver is evaluated beside their SFT model: those that an RL policy starts from."""
+    trained = {policy.method for policy in params.rl.policies.values()}
+    return [model for stage, model in jobs(params) if stage == "sft" and model in trained]
 
 
 def points(params: Params, model: str, stage: str) -> list[Point]:
@@ -45,3 +53,19 @@ def condition_kind(params: Params, model: str, stage: str) -> Literal["tokens", 
     """What a condition counts: children for the parallel solver, tokens for the serial ones."""
     method = model if stage == "sft" else params.rl.policies[model].method
     return "children" if params.traces.methods[method].solver == "apr" else "tokens"
+
+
+def first_problems(path: Path, count: int) -> list[Problem]:
+    """The first `count` problems of a file. Raises `DataError` if it holds fewer."""
+    problems = read_problems(path)
+    if len(problems) < count:
+        raise DataError(f"{path}: holds {len(problems)} problems, eval asks for {count}")
+    return problems[:count]
+
+
+def point_columns(model: str, stage: str, problem: Problem, point: Point, kind: str) -> dict[str, Any]:
+    """The columns `model` to `sample`."""
+    conditioned = point.condition is not None
+    return {"model": model, "stage": stage, "problem_id": problem.id,
+            "condition_kind": kind if conditioned else None, "condition_amount": point.condition,
+            "temperature": point.temperature, "sample": point.sample}

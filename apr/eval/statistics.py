@@ -44,6 +44,35 @@ def paired_difference(after: np.ndarray, before: np.ndarray, resamples: int, see
     return interval(after.astype(float) - before, resamples, seed)
 
 
+def paired_ratio(over: np.ndarray, under: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Mean of `over` divided by that of `under`, both (problems,) in one order; vast over nothing."""
+    if over.shape != under.shape:
+        raise ValueError(f"not the same problems: {over.shape} and {under.shape}")
+    means = np.stack((over, under)).astype(float)
+    drawn = means @ _weights(len(over), resamples, seed).T
+    low, high = np.percentile(drawn[0] / np.maximum(drawn[1], 1e-12), (2.5, 97.5))
+    value = means[0].mean() / max(means[1].mean(), 1e-12)
+    return Interval(float(value), float(low), float(high))
+
+
+def rank_correlation(counts: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Spearman's rank correlation, ties sharing their mean rank; 0 if either side never varies.
+
+    `counts` (problems, values, values): how many of a problem's pairs have the one and the other value, both
+    in ascending order. Ranks are taken anew in each resample of problems.
+    """
+    drawn = np.tensordot(_weights(len(counts), resamples, seed), counts, 1)
+    pairs = np.concatenate((counts.mean(axis=0)[None], drawn))
+    pairs /= pairs.sum(axis=(1, 2), keepdims=True)
+    one, other = pairs.sum(axis=2), pairs.sum(axis=1)
+    ranks, others = (shares.cumsum(axis=1) - shares / 2 - 0.5 for shares in (one, other))
+    covariance = np.einsum("rij,ri,rj->r", pairs, ranks, others)
+    scale = np.sqrt((one * ranks**2).sum(axis=1) * (other * others**2).sum(axis=1))
+    found = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 1e-12)
+    low, high = np.percentile(found[1:], (2.5, 97.5))
+    return Interval(float(found[0]), float(low), float(high))
+
+
 def vote_labels(answers: Sequence[Sequence[str | None]]) -> np.ndarray:
     """(problems, samples) int: equal answers of a problem share a label; -1 where there is no vote."""
     return np.array([[-1 if answer is None else row.index(answer) for answer in row]

@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from apr.core.errors import DataError, ParamsError
+from apr.core.errors import ParamsError
 from apr.core.files import write_rows
 from apr.core.params import Params
 from apr.core.progress import Meter
 from apr.core.seeds import derive_seed
-from apr.countdown import Problem, read_problems
+from apr.countdown import Problem
 from apr.engine.checkpoint import load_model
 from apr.engine.slots import SlotEngine
 from apr.eval.judge import EVAL_SCHEMA, ledger, verdict
-from apr.eval.points import Point, condition_kind, points
+from apr.eval.points import Point, condition_kind, first_problems, point_columns, points
 from apr.grammar import Condition, Language
 from apr.grammar.tokenizer import load_language
 from apr.threads.orchestrator import Orchestrator
@@ -63,14 +62,6 @@ class Tally:
             self._meter.update(self._done, f"accuracy {self._right / self._done:.1%}, {sampled} tokens")
 
 
-def first_problems(path: Path, count: int) -> list[Problem]:
-    """The first `count` problems of a file. Raises `DataError` if it holds fewer."""
-    problems = read_problems(path)
-    if len(problems) < count:
-        raise DataError(f"{path}: holds {len(problems)} problems, eval asks for {count}")
-    return problems[:count]
-
-
 def make_request(params: Params, language: Language, problem: Problem, point: Point, kind: str) -> Request:
     """The noise depends on seed, problem and point, not on the model: differences between models are paired.
 
@@ -95,14 +86,6 @@ def open_engine(params: Params, language: Language, checkpoint: Path) -> SlotEng
 
 def orchestrate(params: Params, language: Language, engine: SlotEngine) -> Orchestrator:
     """Thread trees on `engine`, within the limits of `params`."""
-    limits = Limits(params.grammar.window, params.engine.max_tokens, params.engine.max_children,
+    limits = Limits(params.grammar.window, params.engine.max_tokens, params.grammar.max_children,
                     params.engine.max_depth)
     return Orchestrator(engine, language.syntax, limits)
-
-
-def point_columns(model: str, stage: str, problem: Problem, point: Point, kind: str) -> dict[str, Any]:
-    """The columns `model` to `sample`."""
-    conditioned = point.condition is not None
-    return {"model": model, "stage": stage, "problem_id": problem.id,
-            "condition_kind": kind if conditioned else None, "condition_amount": point.condition,
-            "temperature": point.temperature, "sample": point.sample}

@@ -1,4 +1,4 @@
-"""The paper's figures and tables from evaluation files, one module each. May import `core` to `eval`."""
+"""The paper's figures, tables and claims from evaluation files. May import `core` to `eval`."""
 
 from apr.figures.make import make_figures
 

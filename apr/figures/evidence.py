@@ -9,7 +9,7 @@ import numpy as np
 
 from apr.core.files import read_json
 from apr.core.params import Params
-from apr.eval.points import jobs
+from apr.eval.points import jobs, teachers
 from apr.eval.results import Cell, Key, read_cells
 from apr.eval.statistics import Interval, interval, paired_difference
 
@@ -84,12 +84,18 @@ def mean(cell: Cell, column: str) -> np.ndarray:
     return getattr(cell, column).mean(axis=1)
 
 
-def read_evidence(params: Params, evaluations: Path, latencies: Path) -> Evidence:
+def read_evidence(
+    params: Params, evaluations: Path, latencies: Path, solvers: Path | None = None
+) -> Evidence:
     """The files of every job that the sweeps name; a latency that was not measured is left out.
+
+    With `solvers` also what each teacher did, under stage "solver".
 
     Raises `DataError` if an evaluation is missing or broken.
     """
     named_jobs = jobs(params)
-    cells = read_cells(evaluations / stage / f"{model}.parquet" for stage, model in named_jobs)
+    paths = [evaluations / stage / f"{model}.parquet" for stage, model in named_jobs]
+    paths += [solvers / f"{method}.parquet" for method in teachers(params) if solvers]
+    cells = read_cells(paths)
     timed = {job: latencies / job[0] / f"{job[1]}.json" for job in named_jobs}
     return Evidence(params, cells, {job: read_json(path) for job, path in timed.items() if path.is_file()})

@@ -20,11 +20,16 @@ class Condition(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A child state: ``:1 12 + 9 = 21 3 5 21``, the operation that leads there and the numbers it leaves."""
+    """A child state: ``:1 12 + 9 = 21 3 5``, the operation that leads there and the numbers it leaves."""
 
     depth: int
     operation: Operation
-    state: tuple[int, ...]
+    rest: tuple[int, ...]
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """The numbers of the state: the rest, then the result."""
+        return (*self.rest, self.operation.result)
 
 
 class Node(NamedTuple):

@@ -3,12 +3,12 @@
 A thread reads like this (root of four numbers that spawns two children, and its second child):
 
     <root> 27 :0 3 5 9 12 children 2 go spawn
-        msg 27 :1 12 + 9 = 21 3 5 21 msg 27 :1 9 / 3 = 3 5 12 3 run
+        #2 27 :1 12 + 9 = 21 3 5 #1 27 :1 9 / 3 = 3 5 12 run
         joined none joined 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 resume
         answer 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 end
 
-    <child> 27 :1 9 / 3 = 3 5 12 3 go :2 12 + 5 = 17 3 17 + 20 < - 14 < * 51 > ...
-        :2 5 * 3 = 15 12 15 + 27 ! join 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 end
+    <child> 27 :1 9 / 3 = 3 5 12 go :2 12 + 5 = 17 3 + 20 < - 14 < * 51 > ...
+        :2 5 * 3 = 15 12 + 27 ! join 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 end
 """
 
 from collections.abc import Iterable, Sequence
@@ -79,8 +79,8 @@ class Language:
                 ids.append(words["go"])
             case ev.Spawn(nodes):
                 ids.append(words["spawn"])
-                for node in nodes:
-                    ids.append(words["msg"])
+                for count, node in zip(range(len(nodes), 0, -1), nodes, strict=True):
+                    ids.append(words[f"#{count}"])
                     self._write_node(node, ids)
                 ids.append(words["run"])
             case ev.Joined(paths):
@@ -105,7 +105,7 @@ class Language:
     def _write_line(self, line: ev.Line, ids: list[int]) -> None:
         ids.append(self.vocabulary.depth_ids[line.depth])
         self._write_operation(line.operation, ids)
-        self._write_numbers(line.state, ids)
+        self._write_numbers(line.rest, ids)
 
     def _write_node(self, node: ev.Node, ids: list[int]) -> None:
         ids += self.vocabulary.number(node.target)
@@ -125,4 +125,4 @@ class Language:
 
 def build_language(grammar: Grammar, problems: Problems) -> Language:
     """The language of the given settings: one depth marker for each number of a problem."""
-    return Language(Vocabulary(grammar.number_tokens, problems.numbers))
+    return Language(Vocabulary(grammar.number_tokens, problems.numbers, grammar.max_children))

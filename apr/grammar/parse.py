@@ -100,12 +100,13 @@ class Parser:
 
     def _spawn(self) -> ev.Spawn:
         self._expect("spawn")
-        nodes = []
-        while self._word() == "msg":
-            self.position += 1
-            nodes.append(self._node())
-        if not nodes:
+        left = self.vocabulary.count_of.get(self._token())
+        if left is None:
             self._fail("spawn of nothing")
+        nodes = []
+        for count in range(left, 0, -1):
+            self._expect(f"#{count}")
+            nodes.append(self._node())
         self._expect("run")
         return ev.Spawn(tuple(nodes))
 
@@ -127,11 +128,11 @@ class Parser:
         return tuple(lines)
 
     def _line(self) -> ev.Line:
-        token = self.ids[self.position] if self.position < len(self.ids) else -1
+        token = self._token()
         if token not in self._depths:
             self._fail(f"expected a depth marker, found {self._word()!r}")
         self.position += 1
-        return ev.Line(self._depths[token], self._operation(), self._numbers())
+        return ev.Line(self._depths[token], self._operation(), self._numbers(least=0))
 
     def _operation(self) -> Operation:
         left = self._number()
@@ -150,8 +151,8 @@ class Parser:
             path.append(self._operation())
         return tuple(path)
 
-    def _numbers(self) -> tuple[int, ...]:
-        numbers = [self._number()]
+    def _numbers(self, least: int = 1) -> tuple[int, ...]:
+        numbers = [self._number() for _ in range(least)]
         while (found := self.vocabulary.read_number(self.ids, self.position)) is not None:
             numbers.append(found[0])
             self.position = found[1]
@@ -163,6 +164,9 @@ class Parser:
             self._fail(f"expected a number, found {self._word()!r}")
         self.position = found[1]
         return found[0]
+
+    def _token(self) -> int:
+        return self.ids[self.position] if self.position < len(self.ids) else -1
 
     def _word(self) -> str:
         if self.position >= len(self.ids):

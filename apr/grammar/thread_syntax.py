@@ -5,19 +5,21 @@ from collections.abc import Sequence
 from apr.grammar.events import Malformed
 from apr.grammar.vocabulary import Vocabulary
 
-FRAMING = ("<pad>", "<unk>", "<root>", "<child>", "go", "spawn", "msg", "run", "joined", "resume", "join",
+FRAMING = ("<pad>", "<unk>", "<root>", "<child>", "go", "spawn", "run", "joined", "resume", "join",
            "answer", "end")  # fmt: skip
 """Words that cannot stand inside a message or a returned text."""
 
 
 class ThreadSyntax:
-    """Spawn is ``spawn msg M msg M ... run``; a child is prompted ``<child> M go`` and ends with
-    ``join R end``; its parent goes on from ``joined R joined R ... resume``."""
+    """Spawn is ``spawn #2 M #1 M run``, where ``#n`` opens a message and says that n are left, this one
+    included; a child is prompted ``<child> M go`` and ends with ``join R end``; its parent goes on from
+    ``joined R joined R ... resume``."""
 
     def __init__(self, vocabulary: Vocabulary):
         ids = vocabulary.ids
         self._child, self._go, self._end = ids["<child>"], ids["go"], ids["end"]
-        self._spawn, self._message, self.run = ids["spawn"], ids["msg"], ids["run"]
+        self._spawn, self.run = ids["spawn"], ids["run"]
+        self._count_of = vocabulary.count_of
         self._join, self._joined, self._resume = ids["join"], ids["joined"], ids["resume"]
         self._framing = frozenset(ids[word] for word in FRAMING)
         self._words = vocabulary.words
@@ -31,18 +33,24 @@ class ThreadSyntax:
         if start is None:
             return Malformed(len(ids) - 1, "run without spawn")
         messages: list[list[int]] = []
+        left = 0
         for position in range(start + 1, len(ids) - 1):
             token = ids[position]
-            if token == self._message:
+            if token in self._count_of:
+                if messages and self._count_of[token] != left - 1:
+                    return Malformed(position, f"{self._word(token)!r} after '#{left}'")
+                left = self._count_of[token]
                 messages.append([])
             elif token in self._framing:
                 return Malformed(position, f"{self._word(token)!r} inside a spawn")
             elif not messages:
-                return Malformed(position, "spawn without msg")
+                return Malformed(position, "spawn without a message")
             else:
                 messages[-1].append(token)
         if not messages:
             return Malformed(len(ids) - 1, "spawn of nothing")
+        if left != 1:
+            return Malformed(len(ids) - 1, f"run after '#{left}'")
         if not all(messages):
             return Malformed(len(ids) - 1, "empty message")
         return messages

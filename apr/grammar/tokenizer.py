@@ -12,6 +12,8 @@ from apr.grammar.language import Language, build_language
 from apr.grammar.vocabulary import CONTROL, Vocabulary
 
 LANGUAGE_FILE = "thread_language.json"
+SETTINGS = ("number_tokens", "depths", "messages")
+"""What a vocabulary is built from."""
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
@@ -36,7 +38,7 @@ def save_tokenizer(language: Language, directory: Path) -> None:
     """Writes the tokenizer's files and the settings it was built from into an existing directory."""
     build_tokenizer(language.vocabulary).save_pretrained(directory)
     vocabulary = language.vocabulary
-    settings = {"number_tokens": vocabulary.number_tokens, "depths": vocabulary.depths}
+    settings = {name: getattr(vocabulary, name) for name in SETTINGS}
     write_json(Path(directory) / LANGUAGE_FILE, settings)
 
 
@@ -51,7 +53,7 @@ def load_language(directory: str | Path) -> Language:
             raise CheckpointError(f"{directory}: no tokenizer here ({name} is missing)")
     settings = read_json(directory / LANGUAGE_FILE)
     try:
-        language = Language(Vocabulary(int(settings["number_tokens"]), int(settings["depths"])))
+        language = Language(Vocabulary(**{name: int(settings[name]) for name in SETTINGS}))
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{directory / LANGUAGE_FILE}: not a thread language ({error!r})") from None
     vocab = read_json(directory / "tokenizer.json").get("model", {}).get("vocab")

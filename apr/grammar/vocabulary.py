@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 CONTROL = (
     "<pad>", "<unk>", "<root>", "<child>", "go", "tokens", "children",
-    "list", "goto", "spawn", "msg", "run", "joined", "resume", "join", "answer", "none", ",", "end",
+    "list", "goto", "spawn", "run", "joined", "resume", "join", "answer", "none", ",", "end",
 )  # fmt: skip
 OPERATORS = ("+", "-", "*", "/")
 COMPARISONS = ("<", "!", ">")
@@ -15,18 +15,21 @@ class Vocabulary:
     """Words <-> ids. Numbers up to `number_tokens` are one token each; a larger one is its longest
     prefix that is a token, then a token for each further digit: ``256`` is ``25 ##6``.
 
-    `depths` is the number of depth markers ``:0 :1 ...``, one for each count of operations done.
+    `depths` is the number of depth markers ``:0 :1 ...``, one for each count of operations done;
+    `messages` that of the words ``#1 #2 ...``, which open a spawn's messages and count down to the last.
     """
 
-    def __init__(self, number_tokens: int, depths: int):
+    def __init__(self, number_tokens: int, depths: int, messages: int):
         self.number_tokens = number_tokens
         self.depths = depths
+        self.messages = messages
         self.words: list[str] = [
             *CONTROL,
             *OPERATORS,
             "=",
             *COMPARISONS,
             *(f":{depth}" for depth in range(depths)),
+            *(f"#{count}" for count in range(1, messages + 1)),
             *(f"##{digit}" for digit in range(10)),
             *(str(number) for number in range(max(number_tokens, 9) + 1)),
         ]
@@ -34,6 +37,7 @@ class Vocabulary:
         self.size = len(self.words)
         self.pad = self.ids["<pad>"]
         self.depth_ids = [self.ids[f":{depth}"] for depth in range(depths)]
+        self.count_of = {self.ids[f"#{count}"]: count for count in range(1, messages + 1)}
         self._numbers: dict[int, list[int]] = {}
         self.digit_of = {self.ids[f"##{digit}"]: digit for digit in range(10)}
         self.number_of = {self.ids[str(n)]: n for n in range(max(number_tokens, 9) + 1)}

@@ -23,13 +23,17 @@ from apr.threads.orchestrator import Orchestrator
 from apr.threads.rollout import Limits, Request, Rollout, Status
 
 
-def draw_problems(params: Params, problems: Sequence[Problem]) -> list[Problem]:
-    """The problems of every step, `params.rl.prompts` different ones each; the same for every policy."""
+def steps_of(params: Params, policy: str) -> int:
+    return params.rl.policies[policy].steps or params.rl.steps
+
+
+def draw_problems(params: Params, policy: str, problems: Sequence[Problem]) -> list[Problem]:
+    """The problems of every step, `params.rl.prompts` different ones each; a step's are any policy's."""
     if params.rl.prompts > len(problems):
         raise ParamsError(f"rl.prompts: {params.rl.prompts} is not allowed; allowed: at most "
                           f"problems.train = {len(problems)}")
     drawn: list[Problem] = []
-    for step in range(params.rl.steps):
+    for step in range(steps_of(params, policy)):
         drawn += derive_rng(params.seed, "rl problems", step).sample(problems, params.rl.prompts)
     return drawn
 
@@ -55,7 +59,7 @@ class Sampler:
         self._problems = {problem.id: problem for problem in problems}
         self._condition = None if children is None else Condition("children", children)
         self._limits = Limits(window=params.grammar.window, max_tokens=params.engine.max_tokens,
-                              max_children=params.engine.max_children, max_depth=params.engine.max_depth)
+                              max_children=params.grammar.max_children, max_depth=params.engine.max_depth)
         self.record: dict[str, float] = {}
         for problem in problems:
             if (length := len(self._prompt(problem))) >= params.grammar.window:

@@ -11,7 +11,7 @@
             KL    = reference / policy - log(reference / policy) - 1            (never negative)
             loss  = mean over rollouts of the mean over their sampled tokens of
                     - min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) + kl KL
-            AdamW step on its gradient, cut to norm `max_grad_norm`
+            `optimizer` step on its gradient, cut to norm `max_grad_norm`
 
 A rollout is one packed row (`apr.rl.packing`): its tokens share one advantage and one mean, whatever thread
 they are in; injected tokens have no loss, the stop tokens that were sampled do.
@@ -24,6 +24,8 @@ Where this is not the paper's GRPO, or the paper is silent and its code decides 
   after each join.
 - The sampler's log-probabilities are the old policy's, never recomputed.
 - Weights, optimiser and rollouts are float32; the learning rate is constant; no weight decay.
+- Plain gradient descent (`rl.optimizer`) instead of AdamW: with some thousand rollouts in all, AdamW moves
+  every weight by the learning rate, mostly at random, and unlearns arithmetic faster than it learns to spawn.
 - Rollouts of a group whose rewards are all equal have no advantage. They count in the mean over rollouts,
   but are not scored, so they do not feel the KL term either; most of an update's time is saved by it.
 """
@@ -48,7 +50,7 @@ from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model, resolve_device, save_checkpoint
 from apr.grammar.tokenizer import load_language
 from apr.rl.log import StepLog, read_log, summary
-from apr.rl.rollouts import Sampler, draw_problems, given_reward
+from apr.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
 from apr.rl.trainer import PackedGRPOTrainer
 
 
@@ -66,12 +68,12 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
     logging.disable_progress_bar()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     language = load_language(checkpoint)
-    drawn = draw_problems(params, read_problems(problems))
+    drawn = draw_problems(params, policy, read_problems(problems))
     sampler = Sampler(params, policy, language, drawn)
 
     work = out.with_name(f"{out.name}.work")
     resume_from = open_work(work, run_identity(params, policy, problems, checkpoint))
-    with Meter(f"rl {policy}", params.rl.steps, "step") as meter:
+    with Meter(f"rl {policy}", steps_of(params, policy), "step") as meter:
         log = StepLog(work / "log.jsonl", sampler, meter, params.rl)
         trainer = PackedGRPOTrainer(
             model=load_model(checkpoint, params.engine.device, attention="packed").float(),
@@ -110,7 +112,7 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
     rl = params.rl
     return GRPOConfig(
         output_dir=str(work),
-        max_steps=rl.steps * rl.inner_updates,
+        max_steps=steps_of(params, policy) * rl.inner_updates,
         per_device_train_batch_size=rl.rows_per_device,
         gradient_accumulation_steps=rl.prompts * rl.group // rl.rows_per_device,
         num_generations=rl.group,
@@ -121,6 +123,7 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
         epsilon=rl.clip,
         beta=rl.policies[policy].kl,
         use_bias_correction_kl=False,
+        optim={"sgd": "sgd", "adamw": "adamw_torch_fused"}[rl.optimizer],
         learning_rate=rl.learning_rate,
         lr_scheduler_type="constant",
         weight_decay=0.0,

@@ -122,7 +122,7 @@ class _Search:
     def _children(self, lines: tuple[ev.Line, ...], state: State) -> list[tuple[ev.Line, ...]]:
         depth = len(lines) + 1
         successors = expand(state, self.target, self.choices.beam, self.max_value)
-        return [(*lines, ev.Line(depth, operation, left)) for operation, left in successors]
+        return [(*lines, ev.Line(depth, operation, state[:-1])) for operation, state in successors]
 
     def _depth_first(self, children: list[tuple[ev.Line, ...]]) -> ev.Path | None:
         for child in children:

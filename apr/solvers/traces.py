@@ -5,6 +5,7 @@ from functools import partial
 from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from apr.core.errors import DataError
 from apr.core.files import atomic_path
-from apr.core.params import Params, TraceMethod
+from apr.core.params import Grammar, Params, TraceMethod
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
 from apr.countdown import Problem, read_problems
@@ -55,11 +56,34 @@ def encode_thread(language: Language, thread: TraceThread) -> tuple[list[int], l
     return ids, mask
 
 
-def condition_of(trace: Trace, solver: str, length: int, token_step: int) -> Condition:
-    """The budget that this trace is an example of: children, or its length rounded up."""
-    if solver == "apr":
-        return Condition("children", trace.children)
-    return Condition("tokens", ceil(length / token_step) * token_step)
+def token_budget(language: Language, root: TraceThread, cut: bool, grammar: Grammar, rng: Random) -> int:
+    """The budget that a serial trace is an example of: its length, prompt included, rounded up.
+
+    If it is to be `cut`, or is longer than the window: any budget up to that, for `give_up` to keep.
+    """
+    length, step = len(encode_thread(language, root)[0]), grammar.token_step
+    amount = ceil(length / step) * step
+    while length + len(("tokens", *language.vocabulary.number(amount))) > amount:
+        amount += step
+    if not cut and amount <= grammar.window:
+        return amount
+    smaller = range(2 * step, min(amount, grammar.window) + 1, step)
+    return rng.choice(smaller) if smaller else amount
+
+
+def give_up(language: Language, root: TraceThread, budget: int) -> None:
+    """Ends a search that needs more than `budget` tokens after its last step that leaves room for the end."""
+    if len(encode_thread(language, root)[0]) <= budget:
+        return
+    prompt, end = root.events[0], ev.Answer(None)
+    room = budget - len(language.encode([prompt, end]))
+    kept = [prompt]
+    for event in root.events[1:]:
+        room -= len(language.encode([event]))
+        if room < 0:
+            break
+        kept.append(event)
+    root.events, root.path = [*kept, end], None
 
 
 def draw_trace(problem: Problem, name: str, method: TraceMethod, params: Params) -> Trace | None:
@@ -74,6 +98,18 @@ def draw_trace(problem: Problem, name: str, method: TraceMethod, params: Params)
     return min(solved, key=lambda trace: sum(len(thread.events) for thread in trace.threads))
 
 
+def _condition(
+    language: Language, trace: Trace, method: TraceMethod, grammar: Grammar, rng: Random
+) -> Condition | None:
+    """What the prompt asks for: the children that were spawned or a budget of tokens; or nothing."""
+    if rng.random() >= method.condition_share:
+        return None
+    if method.solver != "apr":
+        cut = rng.random() < method.cut_share
+        return Condition("tokens", token_budget(language, trace.threads[0], cut, grammar, rng))
+    return Condition("children", trace.children) if trace.children <= grammar.max_children else None
+
+
 def trace_rows(problem: Problem, name: str, params: Params) -> list[dict[str, Any]]:
     """The rows of one problem; none if a thread of its trace does not fit the window."""
     method = params.traces.methods[name]
@@ -82,13 +118,11 @@ def trace_rows(problem: Problem, name: str, params: Params) -> list[dict[str, An
     if trace is None:
         return []
     root = trace.threads[0]
-    condition = None
-    if derive_rng(params.seed, "condition", name, problem.id).random() < method.condition_share:
-        length = len(encode_thread(language, root)[0]) + 3
-        condition = condition_of(trace, method.solver, length, params.grammar.token_step)
-        if condition.kind == "children" and condition.amount > params.grammar.max_children:
-            condition = None
-        root.events[0] = ev.RootPrompt(problem.target, problem.numbers, condition)
+    rng = derive_rng(params.seed, "condition", name, problem.id)
+    condition = _condition(language, trace, method, params.grammar, rng)
+    root.events[0] = ev.RootPrompt(problem.target, problem.numbers, condition)
+    if method.solver != "apr":
+        give_up(language, root, condition.amount if condition else params.grammar.window)
     rows = []
     for index, thread in enumerate(trace.threads):
         ids, mask = encode_thread(language, thread)
@@ -113,12 +147,12 @@ def trace_rows(problem: Problem, name: str, params: Params) -> list[dict[str, An
     return rows
 
 
-_LANGUAGES: dict[tuple[int, int], Language] = {}
+_LANGUAGES: dict[tuple[int, int, int], Language] = {}
 
 
 def _language(params: Params) -> Language:
     """One language per process."""
-    key = (params.grammar.number_tokens, params.problems.numbers)
+    key = (params.grammar.number_tokens, params.problems.numbers, params.grammar.max_children)
     if key not in _LANGUAGES:
         _LANGUAGES[key] = build_language(params.grammar, params.problems)
     return _LANGUAGES[key]

@@ -6,7 +6,16 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from apr.eval.statistics import cons_at, interval, paired_difference, pass_at, solved_within, vote_labels
+from apr.eval.statistics import (
+    cons_at,
+    interval,
+    paired_difference,
+    paired_ratio,
+    pass_at,
+    rank_correlation,
+    solved_within,
+    vote_labels,
+)
 
 ANSWERS = [
     ["a", "b", "b", None],
@@ -91,3 +100,30 @@ def test_paired_difference_is_narrower_than_an_unpaired_one():
     assert 0.015 < found.low < 0.03 < 0.07 < found.high < 0.09
     with pytest.raises(ValueError, match="not the same problems"):
         paired_difference(after, before[1:], 10, 0)
+
+
+def test_paired_ratio_is_the_bootstrap():
+    rng = np.random.default_rng(5)
+    under = rng.random(80)
+    over = under * rng.choice([0.5, 1.0], size=80)
+    drawn = [rng.integers(80, size=80) for _ in range(4000)]
+    ratios = [over[rows].mean() / under[rows].mean() for rows in drawn]
+    found = paired_ratio(over, under, 4000, 0)
+    assert found.value == pytest.approx(over.mean() / under.mean())
+    np.testing.assert_allclose(found[1:], np.percentile(ratios, (2.5, 97.5)), atol=0.01)
+    with pytest.raises(ValueError, match="not the same problems"):
+        paired_ratio(over, under[1:], 10, 0)
+
+
+def test_rank_correlation_is_spearman_in_every_resample():
+    spearman = pytest.importorskip("scipy.stats").spearmanr
+    rng = np.random.default_rng(6)
+    asked = np.tile(np.arange(4), (30, 1))
+    used = asked // 2 + rng.integers(3, size=asked.shape)
+    counts = np.array([[[np.sum((a == i) & (u == j)) for j in range(4)] for i in range(4)]
+                       for a, u in zip(asked, used, strict=True)])
+    drawn = [rng.integers(30, size=30) for _ in range(2000)]
+    found = rank_correlation(counts, 2000, 0)
+    assert found.value == pytest.approx(spearman(asked.ravel(), used.ravel()).statistic)
+    values = [spearman(asked[rows].ravel(), used[rows].ravel()).statistic for rows in drawn]
+    np.testing.assert_allclose(found[1:], np.percentile(values, (2.5, 97.5)), atol=0.02)

@@ -63,6 +63,11 @@ def params():
 
 
 @pytest.fixture(scope="session")
+def row():
+    return make_row
+
+
+@pytest.fixture(scope="session")
 def write():
     return write_job
 

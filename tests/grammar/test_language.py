@@ -10,12 +10,12 @@ from apr.grammar import Condition, Language, Malformed, Vocabulary
 from apr.grammar import events as ev
 from apr.grammar.tokenizer import build_tokenizer, load_language, save_tokenizer
 
-LANGUAGE = Language(Vocabulary(number_tokens=100, depths=4))
+LANGUAGE = Language(Vocabulary(number_tokens=100, depths=4, messages=10))
 VOCABULARY = LANGUAGE.vocabulary
-DIGITS = Vocabulary(number_tokens=20, depths=4)
+DIGITS = Vocabulary(number_tokens=20, depths=4, messages=10)
 
 ROOT = (
-    "<root> 27 :0 3 5 9 12 children 2 go spawn msg 27 :1 12 + 9 = 21 3 5 21 msg 27 :1 9 / 3 = 3 5 12 3 run "
+    "<root> 27 :0 3 5 9 12 children 2 go spawn #2 27 :1 12 + 9 = 21 3 5 #1 27 :1 9 / 3 = 3 5 12 run "
     "joined none joined 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 resume "
     "answer 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 end"
 )
@@ -23,7 +23,8 @@ ROOT = (
 numbers = st.integers(0, 100) | st.integers(0, 3000)
 operations = st.builds(Operation, numbers, st.sampled_from("+-*/"), numbers, numbers)
 states = st.lists(numbers, min_size=1, max_size=4).map(tuple)
-line_chains = st.lists(st.tuples(operations, states), min_size=1, max_size=3).map(
+rests = st.lists(numbers, max_size=3).map(tuple)
+line_chains = st.lists(st.tuples(operations, rests), min_size=1, max_size=3).map(
     lambda parts: tuple(ev.Line(depth, *part) for depth, part in enumerate(parts, start=1))
 )
 nodes = st.builds(ev.Node, numbers, line_chains)
@@ -31,7 +32,7 @@ paths = st.none() | st.lists(operations, min_size=1, max_size=3).map(tuple)
 conditions = st.none() | st.builds(Condition, st.sampled_from(["tokens", "children"]), numbers)
 prompts = st.builds(ev.RootPrompt, numbers, states, conditions) | st.builds(ev.ChildPrompt, nodes)
 inner = (
-    st.builds(ev.Line, st.integers(0, 3), operations, states)
+    st.builds(ev.Line, st.integers(0, 3), operations, rests)
     | st.builds(ev.Leaf, st.sampled_from("+-*/"), numbers, st.sampled_from("<!>"))
     | st.just(ev.Listing())
     | st.builds(ev.Goto, line_chains)
@@ -106,9 +107,9 @@ def test_spawn_and_join_on_ids():
     syntax, ids = LANGUAGE.syntax, VOCABULARY.encode(ROOT)
     run = ids.index(syntax.run)
     first, second = syntax.messages(ids[: run + 1])
-    assert VOCABULARY.decode(first) == "27 :1 12 + 9 = 21 3 5 21"
-    assert VOCABULARY.decode(syntax.child_prompt(second)) == "<child> 27 :1 9 / 3 = 3 5 12 3 go"
-    child = VOCABULARY.encode("<child> 27 :1 9 / 3 = 3 5 12 3 go join 9 / 3 = 3 end")
+    assert VOCABULARY.decode(first) == "27 :1 12 + 9 = 21 3 5"
+    assert VOCABULARY.decode(syntax.child_prompt(second)) == "<child> 27 :1 9 / 3 = 3 5 12 go"
+    child = VOCABULARY.encode("<child> 27 :1 9 / 3 = 3 5 12 go join 9 / 3 = 3 end")
     returned = syntax.returned(child)
     assert VOCABULARY.decode(returned) == "9 / 3 = 3"
     joined = syntax.joined([syntax.nothing, returned])
@@ -120,9 +121,11 @@ def test_spawn_and_join_on_ids():
     [
         ("<root> go run", "run without spawn"),
         ("<root> go spawn run", "spawn of nothing"),
-        ("<root> go spawn msg msg 3 run", "empty message"),
-        ("<root> go spawn 3 msg 3 run", "spawn without msg"),
-        ("<root> go spawn msg 3 join run", "'join' inside a spawn"),
+        ("<root> go spawn #2 #1 3 run", "empty message"),
+        ("<root> go spawn 3 #1 3 run", "spawn without a message"),
+        ("<root> go spawn #1 3 join run", "'join' inside a spawn"),
+        ("<root> go spawn #3 3 #1 4 run", "'#1' after '#3'"),
+        ("<root> go spawn #2 3 run", "run after '#2'"),
     ],
 )
 def test_broken_spawns_are_values(text, reason):

@@ -14,10 +14,10 @@ PAIRS = [(1, 2), (1, 3), (2, 3), (1, 4)]
 TEXTS = [
     "<root> {t} :0 {a} {b} go | answer {b} + {a} = {t} end",
     "<root> {t} :0 {a} {b} go | answer none end",
-    "<root> {t} :0 {a} {b} go | spawn msg {t} :1 {b} + {a} = {t} {t} msg {t} :1 {b} - {a} = {d} {d} run "
+    "<root> {t} :0 {a} {b} go | spawn #2 {t} :1 {b} + {a} = {t} #1 {t} :1 {b} - {a} = {d} run "
     "| joined {b} + {a} = {t} joined none resume | answer {b} + {a} = {t} end",
-    "<child> {t} :1 {b} + {a} = {t} {t} go | join {b} + {a} = {t} end",
-    "<child> {t} :1 {b} - {a} = {d} {d} go | join none end",
+    "<child> {t} :1 {b} + {a} = {t} go | join {b} + {a} = {t} end",
+    "<child> {t} :1 {b} - {a} = {d} go | join none end",
 ]
 """Injected parts and sampled parts in turn."""
 

@@ -158,8 +158,10 @@ def test_steps_without_signal_change_nothing_and_are_counted(
     assert all(torch.equal(weights(tmp_path / "rl")[n], value) for n, value in weights(checkpoint).items())
 
 
-def test_reward_rises(params, problems, checkpoint, tmp_path):
-    train_rl(with_rl(params, steps=8), "apr", problems, checkpoint, tmp_path / "rl")
+@pytest.mark.parametrize("optimizer, learning_rate", [("adamw", 3e-4), ("sgd", 1.0)])
+def test_reward_rises(params, problems, checkpoint, tmp_path, optimizer, learning_rate):
+    changed = with_rl(params, steps=8, optimizer=optimizer, learning_rate=learning_rate, max_grad_norm=0.05)
+    train_rl(changed, "apr", problems, checkpoint, tmp_path / "rl")
     rewards = [line["reward"] for line in log(tmp_path / "rl")[0]]
     assert sum(rewards[-4:]) / 4 > rewards[0] + 0.15
 
@@ -167,7 +169,7 @@ def test_reward_rises(params, problems, checkpoint, tmp_path):
 def test_packed_scores_are_the_engines(params, problems, checkpoint, tmp_path):
     """What the engine recorded while it sampled, threads in any company, is what the update computes."""
     language = load_language(checkpoint)
-    drawn = draw_problems(params, read_problems(problems))
+    drawn = draw_problems(params, "apr", read_problems(problems))
     sampler = Sampler(params, "apr", language, drawn)
     trainer = PackedGRPOTrainer(
         model=load_model(checkpoint, "cpu", attention="packed"),

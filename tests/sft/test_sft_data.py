@@ -110,7 +110,7 @@ def test_labels_by_hand():
 
 
 def test_weights_by_token_text():
-    vocabulary = Vocabulary(20, 3)
+    vocabulary = Vocabulary(20, 3, 5)
     weights = label_weights(vocabulary, {"!": 10.0, "17": 0.0})
     assert weights[vocabulary.ids["!"]] == 10 and weights[vocabulary.ids["17"]] == 0
     assert weights.sum() == vocabulary.size + 9 - 1

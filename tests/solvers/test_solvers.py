@@ -8,14 +8,14 @@ import pytest
 from apr.core.errors import DataError
 from apr.core.params import Problems, TraceMethod, load_params, parse_params
 from apr.core.seeds import derive_rng
-from apr.countdown import Problem, legal_operations, verify
+from apr.countdown import Problem, legal_operations, read_problems, verify
 from apr.countdown.generate import generate_problems, make_problems
 from apr.countdown.solvable import reachable
 from apr.grammar import build_language
 from apr.grammar import events as ev
 from apr.solvers import TRACE_SCHEMA, make_traces, solve_trace
 from apr.solvers.expand import expand, factor_distance, heuristic
-from apr.solvers.traces import encode_thread
+from apr.solvers.traces import draw_trace, encode_thread
 
 PARAMS = load_params("params.yaml")
 LANGUAGE = build_language(PARAMS.grammar, PARAMS.problems)
@@ -51,9 +51,9 @@ def test_a_serial_trace_by_hand():
     trace = solve_trace(Problem("p", (2, 2, 4), 6), method, None, derive_rng(0))
     ids, mask = encode_thread(LANGUAGE, trace.threads[0])
     assert LANGUAGE.vocabulary.decode(ids) == (
-        "<root> 6 :0 2 2 4 go :1 2 + 2 = 4 4 4 + 8 > - 0 < * 16 > / 1 < :1 2 - 2 = 0 4 0 + 4 < - 4 < * 0 < "
-        ":1 2 / 2 = 1 4 1 + 5 < - 3 < * 4 < / 4 < :1 4 + 2 = 6 2 6 + 8 > - 4 < * 12 > / 3 < "
-        ":1 4 - 2 = 2 2 2 + 4 < - 0 < * 4 < / 1 < :1 4 * 2 = 8 2 8 + 10 > - 6 ! "
+        "<root> 6 :0 2 2 4 go :1 2 + 2 = 4 4 + 8 > - 0 < * 16 > / 1 < :1 2 - 2 = 0 4 + 4 < - 4 < * 0 < "
+        ":1 2 / 2 = 1 4 + 5 < - 3 < * 4 < / 4 < :1 4 + 2 = 6 2 + 8 > - 4 < * 12 > / 3 < "
+        ":1 4 - 2 = 2 2 + 4 < - 0 < * 4 < / 1 < :1 4 * 2 = 8 2 + 10 > - 6 ! "
         "answer 4 * 2 = 8 , 8 - 2 = 6 end"
     )
     assert mask == [False] * 7 + [True] * (len(ids) - 7)
@@ -64,14 +64,14 @@ def test_a_parallel_trace_by_hand():
     trace = solve_trace(Problem("p", (2, 2, 4), 16), method, None, derive_rng(0))
     texts = [LANGUAGE.vocabulary.decode(encode_thread(LANGUAGE, thread)[0]) for thread in trace.threads]
     assert texts == [
-        "<root> 16 :0 2 2 4 go spawn msg 16 :1 2 + 2 = 4 4 4 msg 16 :1 4 - 2 = 2 2 2 run "
+        "<root> 16 :0 2 2 4 go spawn #2 16 :1 2 + 2 = 4 4 #1 16 :1 4 - 2 = 2 2 run "
         "joined 2 + 2 = 4 , 4 * 4 = 16 joined none resume answer 2 + 2 = 4 , 4 * 4 = 16 end",
-        "<child> 16 :1 2 + 2 = 4 4 4 go + 8 < - 0 < * 16 ! join 2 + 2 = 4 , 4 * 4 = 16 end",
-        "<child> 16 :1 4 - 2 = 2 2 2 go + 4 < - 0 < * 4 < / 1 < join none end",
+        "<child> 16 :1 2 + 2 = 4 4 go + 8 < - 0 < * 16 ! join 2 + 2 = 4 , 4 * 4 = 16 end",
+        "<child> 16 :1 4 - 2 = 2 2 go + 4 < - 0 < * 4 < / 1 < join none end",
     ]
     _, mask = encode_thread(LANGUAGE, trace.threads[0])
     sampled = [word for word, kept in zip(texts[0].split(), mask, strict=True) if kept]
-    assert sampled == texts[0].split()[7:29] + texts[0].split()[44:]
+    assert sampled == texts[0].split()[7:27] + texts[0].split()[42:]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -111,7 +111,8 @@ def _check_arithmetic(events, target):
                 deepest = states[max(states)]
                 assert (op, result) in [(o.op, o.result) for o in legal_operations(*deepest, 100)]
                 assert comparison == ("!" if result == target else "<" if result < target else ">")
-        for depth, operation, state in lines:
+        for line in lines:
+            depth, operation, state = line.depth, line.operation, line.state
             assert operation in list(legal_operations(operation.left, operation.right, 100))
             if depth - 1 in states:  # a child does not know the states above its node
                 parent = list(states[depth - 1])
@@ -174,18 +175,28 @@ def test_token_budgets_cover_the_trace(tmp_path):
     params = small_params()
     make_problems(params, tmp_path / "problems")
     make_traces(params, "sos_plus", tmp_path / "problems" / "train.parquet", tmp_path / "t.parquet")
-    rows = [row for row in pq.read_table(tmp_path / "t.parquet").to_pylist() if row["condition_kind"]]
-    assert rows
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    problems = {problem.id: problem for problem in read_problems(tmp_path / "problems" / "train.parquet")}
+    assert len(rows) == len(problems)  # what is longer than the window is cut, not dropped
+    cut = {True: 0, False: 0}
     for row in rows:
-        assert row["condition_kind"] == "tokens"
-        assert row["length"] <= row["condition_amount"] < row["length"] + params.grammar.token_step
+        asked = row["condition_amount"] or params.grammar.window
+        assert row["condition_kind"] in (None, "tokens") and row["length"] <= asked <= params.grammar.window
+        said = LANGUAGE.parse(row["token_ids"])[1:]
+        trace = draw_trace(problems[row["problem_id"]], "sos_plus", params.traces.methods["sos_plus"], params)
+        wanted = trace.threads[0].events[1:]
+        if said == wanted:
+            assert row["condition_kind"] is None or asked < row["length"] + params.grammar.token_step
+            continue
+        cut[row["condition_kind"] is None] += 1
+        assert said[:-1] == wanted[: len(said) - 1] and said[-1] == ev.Answer(None) and not row["solved"]
+        assert row["length"] + len(LANGUAGE.encode([wanted[len(said) - 1]])) > asked
+    assert 0.1 < cut[True] / len(rows) < 0.2 and 0.15 < cut[False] / len(rows) < 0.35
 
 
 def test_rejection_sampling_keeps_the_shortest_solution(tmp_path):
     params = small_params()
     method = params.traces.methods["sos_plus"]
-    from apr.solvers.traces import draw_trace
-
     for problem in PROBLEMS[:20]:
         many = draw_trace(problem, "x", method.model_copy(update={"candidates": 6}), params)
         rng = derive_rng(params.seed, "trace", "x", problem.id)

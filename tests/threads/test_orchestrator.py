@@ -15,7 +15,7 @@ from apr.grammar.vocabulary import Vocabulary
 from apr.threads.orchestrator import Orchestrator
 from apr.threads.rollout import Limits, Request, Rollout, Status, Usage
 
-VOCABULARY = Vocabulary(20, 4)
+VOCABULARY = Vocabulary(20, 4, 5)
 SYNTAX = ThreadSyntax(VOCABULARY)
 LIMITS = Limits(window=64, max_tokens=200, max_children=3, max_depth=1)
 
@@ -80,16 +80,16 @@ def rows(rollout: Rollout) -> list[tuple]:
 
 ROOT = "<root> 7 :0 3 4 go"
 FAMILY = {
-    ROOT: "spawn msg 1 msg 2 run",
+    ROOT: "spawn #2 1 #1 2 run",
     "<child> 1 go": "5 6 join 3 + 4 = 7 end",
     "<child> 2 go": "join none end",
-    ROOT + " spawn msg 1 msg 2 run joined 3 + 4 = 7 joined none resume": "answer 3 + 4 = 7 end",
+    ROOT + " spawn #2 1 #1 2 run joined 3 + 4 = 7 joined none resume": "answer 3 + 4 = 7 end",
 }
 
 
 def test_a_spawn_and_its_joins_token_by_token():
     rollout = play(FAMILY)
-    parent = ROOT + " spawn msg 1 msg 2 run joined 3 + 4 = 7 joined none resume answer 3 + 4 = 7 end"
+    parent = ROOT + " spawn #2 1 #1 2 run joined 3 + 4 = 7 joined none resume answer 3 + 4 = 7 end"
     assert rows(rollout) == [
         (0, -1, 0, "done", parent),
         (1, 0, 1, "done", "<child> 1 go 5 6 join 3 + 4 = 7 end"),
@@ -123,14 +123,14 @@ def test_a_rollout_without_a_spawn():
 
 
 TREE = {  # two spawns of the root, and grandchildren
-    ROOT: "spawn msg 1 msg 1 run",
-    "<child> 1 go": "spawn msg 2 msg 3 run",
+    ROOT: "spawn #2 1 #1 1 run",
+    "<child> 1 go": "spawn #2 2 #1 3 run",
     "<child> 2 go": "join 2 end",
     "<child> 3 go": "9 9 join 3 end",
-    "<child> 1 go spawn msg 2 msg 3 run joined 2 joined 3 resume": "join 4 end",
-    ROOT + " spawn msg 1 msg 1 run joined 4 joined 4 resume": "spawn msg 3 run",
+    "<child> 1 go spawn #2 2 #1 3 run joined 2 joined 3 resume": "join 4 end",
+    ROOT + " spawn #2 1 #1 1 run joined 4 joined 4 resume": "spawn #1 3 run",
     ROOT
-    + " spawn msg 1 msg 1 run joined 4 joined 4 resume spawn msg 3 run joined 3 resume": "answer none end",
+    + " spawn #2 1 #1 1 run joined 4 joined 4 resume spawn #1 3 run joined 3 resume": "answer none end",
 }
 
 
@@ -170,10 +170,10 @@ def test_noise_keys_belong_to_the_place_in_the_tree():
 @pytest.mark.parametrize(
     "script, limits, status, reason",
     [
-        ({ROOT: "msg 1 run"}, LIMITS, "malformed", "run without spawn (token 8)"),
-        ({ROOT: "spawn msg run"}, LIMITS, "malformed", "empty message (token 8)"),
-        ({ROOT: "spawn msg 1 run"}, LIMITS._replace(max_depth=0), "malformed", "spawn at depth 0"),
-        ({ROOT: "spawn msg 1 msg 1 msg 1 msg 1 run"}, LIMITS, "malformed", "spawn of 4 children"),
+        ({ROOT: "#1 1 run"}, LIMITS, "malformed", "run without spawn (token 8)"),
+        ({ROOT: "spawn #1 run"}, LIMITS, "malformed", "empty message (token 8)"),
+        ({ROOT: "spawn #1 1 run"}, LIMITS._replace(max_depth=0), "malformed", "spawn at depth 0"),
+        ({ROOT: "spawn #4 1 #3 1 #2 1 #1 1 run"}, LIMITS, "malformed", "spawn of 4 children"),
         ({ROOT: "1 " * 60}, LIMITS, "truncated", "window full"),
         ({ROOT: "1 " * 60}, LIMITS._replace(max_tokens=10), "truncated", "no tokens left"),
         ({ROOT: "1 1"}, LIMITS._replace(window=6), "truncated", "the prompt fills the window"),
@@ -192,14 +192,14 @@ def test_how_a_root_ends(script, limits, status, reason):
     [
         ("5 6 end", LIMITS, "malformed", "child ends without join (token 5)"),
         ("join end", LIMITS, "malformed", "empty join (token 4)"),
-        ("spawn msg 1 run", LIMITS, "malformed", "spawn at depth 1"),
+        ("spawn #1 1 run", LIMITS, "malformed", "spawn at depth 1"),
         ("1 " * 62, LIMITS, "truncated", "window full"),
         ("1 " * 62, LIMITS._replace(max_tokens=4 + 9), "truncated", "no tokens left"),
     ],
 )
 def test_a_child_that_fails_returns_none(said, limits, status, reason):
-    rest = ROOT + " spawn msg 1 run joined none resume"
-    rollout = play({ROOT: "spawn msg 1 run", "<child> 1 go": said, rest: "answer none end"}, limits)
+    rest = ROOT + " spawn #1 1 run joined none resume"
+    rollout = play({ROOT: "spawn #1 1 run", "<child> 1 go": said, rest: "answer none end"}, limits)
     root, child = rollout.threads
     assert (child.status.value, child.reason) == (status, reason)
     if limits.max_tokens == 13:  # the child has used up what was left of the rollout
@@ -214,7 +214,7 @@ def test_a_message_that_fills_the_window_makes_a_child_that_cannot_start():
             return [*message] * 10
 
     player = Player(
-        {ROOT: "spawn msg 1 2 3 run", ROOT + " spawn msg 1 2 3 run joined none resume": "answer none end"}
+        {ROOT: "spawn #1 1 2 3 run", ROOT + " spawn #1 1 2 3 run joined none resume": "answer none end"}
     )
     limits = LIMITS._replace(window=25)
     (rollout,) = Orchestrator(player, Copies(VOCABULARY), limits).run([Request("p/0", ids(ROOT), 1.0, 7)])
@@ -224,7 +224,7 @@ def test_a_message_that_fills_the_window_makes_a_child_that_cannot_start():
 
 
 def test_joined_messages_that_do_not_fit_the_window():
-    family = {ROOT: "spawn msg 1 run", "<child> 1 go": "join " + "5 " * 9 + "end"}
+    family = {ROOT: "spawn #1 1 run", "<child> 1 go": "join " + "5 " * 9 + "end"}
     rollout = play(family, LIMITS._replace(window=21))
     root, child = rollout.threads
     assert (root.status.value, root.reason) == ("truncated", "joined messages do not fit the window")
@@ -232,8 +232,8 @@ def test_joined_messages_that_do_not_fit_the_window():
 
 
 def test_children_share_what_is_left_and_nobody_exceeds_it():
-    script = {ROOT: "spawn msg 1 msg 2 run", "<child> 1 go": "join 5 end", "<child> 2 go": "9 " * 40}
-    then = ROOT + " spawn msg 1 msg 2 run joined 5 joined none resume"
+    script = {ROOT: "spawn #2 1 #1 2 run", "<child> 1 go": "join 5 end", "<child> 2 go": "9 " * 40}
+    then = ROOT + " spawn #2 1 #1 2 run joined 5 joined none resume"
     rollout = play({**script, then: "answer none end"}, LIMITS._replace(max_tokens=20))
     # 6 for the spawn, 14 left, 7 for each child; the first leaves 4, which the root has for itself
     assert [sum(t.sampled) for t in rollout.threads] == [6 + 3, 3, 7]
@@ -266,7 +266,7 @@ def test_requests_are_fed_as_threads_stop_and_come_back_in_order():
 
 
 def test_a_fault_of_the_decoder_closes_its_threads_and_is_raised():
-    player = Player({ROOT: "spawn msg 1 msg 2 run", "<child> 1 go": "join 5 end"})  # no script for child 2
+    player = Player({ROOT: "spawn #2 1 #1 2 run", "<child> 1 go": "join 5 end"})  # no script for child 2
     with pytest.raises(KeyError):
         Orchestrator(player, SYNTAX, LIMITS).run([Request("p/0", ids(ROOT), 1.0, 7)])
     assert not player._text

@@ -46,7 +46,7 @@ class Laboratory:
         for line in output.splitlines():
             if line.startswith(("rule ", "localrule ")):
                 rule = line.split()[1].rstrip(":")
-                if rule in ("problems", "tokenizer", "figures"):
+                if rule in ("problems", "tokenizer", "figures", "claims"):
                     jobs.add(rule)
             elif line.strip().startswith("wildcards:"):
                 values = dict(pair.split("=") for pair in line.split(":", 1)[1].strip().split(", "))

@@ -8,7 +8,7 @@ import pytest
 
 from apr.cli.plan import Plan
 
-AFTER_RL = {"evaluate", "latency", "figures"}
+AFTER_RL = {"evaluate", "latency", "figures", "claims"}
 FIGURES = [*(f"fig{name}" for name in ("4a", "4b", "5", "6", "7", "8")), "table1", "table2", "table3"]
 
 
@@ -37,10 +37,10 @@ def test_all_figures_are_made_and_both_tools_are_done(made):
     "key, value, expected",
     [
         ("rl.learning_rate", 3e-5, {"rl"} | AFTER_RL),
-        ("eval.sweeps.window.temperatures", [0.5], AFTER_RL),
-        ("eval.bootstrap", 77, {"figures"}),
+        ("eval.sweeps.window.temperatures", [0.5], {"teacher"} | AFTER_RL),
+        ("eval.bootstrap", 77, {"figures", "claims"}),
         ("sft.learning_rate", 1e-5, {"sft", "rl"} | AFTER_RL),
-        ("seed", 5, {"problems", "traces", "sft", "rl"} | AFTER_RL),
+        ("seed", 5, {"problems", "traces", "sft", "rl", "teacher"} | AFTER_RL),
     ],
 )
 def test_one_edit_plans_the_same_in_both(made, key, value, expected):
@@ -54,7 +54,7 @@ def test_jobs_are_planned_one_by_one(made):
     edit(made, "eval.sweeps.window.temperatures", [0.5])
     assert made.planned_jobs() == {
         "rl/apr_max", "evaluate/rl/apr_max", "latency/rl/apr_max",
-        "evaluate/sft/sos_plus", "latency/sft/sos_plus", "figures",
+        "evaluate/sft/sos_plus", "latency/sft/sos_plus", "teacher/sos_plus", "figures", "claims",
     }
 
 
@@ -86,7 +86,7 @@ def test_a_file_changed_inside_a_checkpoint_is_seen(made):
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     try:
-        assert made.planned_jobs() == {"rl/apr", "evaluate/rl/apr", "latency/rl/apr", "figures"}
+        assert made.planned_jobs() == {"rl/apr", "evaluate/rl/apr", "latency/rl/apr", "figures", "claims"}
         assert "rl" in made.changed_in_dvc()
     finally:
         weights.write_bytes(kept)
@@ -103,7 +103,7 @@ def test_dvc_repro_runs_what_is_stale_and_an_older_artefact_is_not_taken_for_a_n
     assert not made.planned() and not made.changed_in_dvc()
 
     (made.path / "dvc.lock").write_text(lock)
-    made.run("dvc", "checkout", "--force", "evaluate", "latency")
+    made.run("dvc", "checkout", "--force", "evaluate", "latency", "teacher")
     assert evaluation.read_bytes() == older
     assert {"evaluate/sft/sos", "evaluate/sft/sos_plus", "figures"} <= made.planned_jobs()
     made.run("python", "-m", "apr", "commit")

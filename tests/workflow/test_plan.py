@@ -73,7 +73,7 @@ def test_unknown_scale_and_config_key(bare):
     assert "apr: error: --config scael: unknown key; allowed: scale" in output
 
 
-@pytest.mark.parametrize("verb", ["problems", "sft", "evaluate", "figures", "status"])
+@pytest.mark.parametrize("verb", ["problems", "sft", "evaluate", "figures", "claims", "status"])
 def test_every_verb_explains_itself(bare, verb):
     assert f"usage: apr {verb}" in bare.run("python", "-m", "apr", verb, "--help")
 

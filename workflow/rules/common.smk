@@ -53,7 +53,7 @@ def rl_inputs(wildcards):
     return job_inputs("rl/{policy}", **files)(wildcards)
 
 
-def figures_inputs(wildcards):
-    seals = [PLAN.jobs[job].seal.removeprefix(ROOT) for job in PLAN.nodes["figures"].upstream]
-    files = {f"seal{index}": seal for index, seal in enumerate(seals)}
-    return job_inputs("figures", **files)(wildcards)
+def results_inputs(job):
+    """Input function of a job that reads whatever the sweeps made."""
+    seals = [PLAN.jobs[other].seal.removeprefix(ROOT) for other in PLAN.nodes[job].upstream]
+    return job_inputs(job, **{f"seal{index}": seal for index, seal in enumerate(seals)})

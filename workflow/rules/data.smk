@@ -41,6 +41,8 @@ rule traces:
         f"{ROOT}logs/traces/{{method}}.log",
     benchmark:
         f"{ROOT}logs/traces/{{method}}.tsv"
+    # All cores at once, so before any job that would hold one of them for long.
+    priority: 3
     threads: workflow.cores
     shell:
         "python -m apr traces --recipe {input.recipe} --method {wildcards.method}"

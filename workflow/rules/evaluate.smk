@@ -46,9 +46,24 @@ rule latency:
         " --problems {input.problems} --checkpoint {params.checkpoint} --out {output.latency} > {log} 2>&1"
 
 
+rule teacher:
+    input:
+        unpack(job_inputs("teacher/{method}", problems=MEASURED["problems"])),
+    output:
+        evaluation=f"{ROOT}data/teacher/{{method}}.parquet",
+        recipe=f"{ROOT}data/teacher/{{method}}.parquet.recipe",
+    log:
+        f"{ROOT}logs/teacher/{{method}}.log",
+    benchmark:
+        f"{ROOT}logs/teacher/{{method}}.tsv"
+    shell:
+        "python -m apr teacher --recipe {input.recipe} --method {wildcards.method}"
+        " --problems {input.problems} --out {output.evaluation} > {log} 2>&1"
+
+
 rule figures:
     input:
-        unpack(figures_inputs),
+        unpack(results_inputs("figures")),
     output:
         metrics=f"{ROOT}results/metrics.json",
         recipe=f"{ROOT}results/figures/recipe.json",
@@ -63,3 +78,23 @@ rule figures:
         "python -m apr figures --recipe {input.recipe} --evaluations {params.root}data/eval"
         " --latencies {params.root}data/latency --models {params.root}data/models --out {params.out}"
         " --metrics {output.metrics} > {log} 2>&1"
+
+
+# Whether the README says more than the table is for `make claims` to check: an ablation may support less.
+rule claims:
+    input:
+        unpack(results_inputs("claims")),
+    output:
+        table=f"{ROOT}results/claims.md",
+        numbers=f"{ROOT}results/claims.csv",
+        recipe=f"{ROOT}results/claims.md.recipe",
+    log:
+        f"{ROOT}logs/claims.log",
+    benchmark:
+        f"{ROOT}logs/claims.tsv"
+    params:
+        root=ROOT,
+    shell:
+        "python -m apr claims --recipe {input.recipe} --evaluations {params.root}data/eval"
+        " --latencies {params.root}data/latency --teachers {params.root}data/teacher"
+        " --out {output.table} > {log} 2>&1"
