@@ -130,6 +130,8 @@ class Sft(Section):
     """Of AdamW; under Muon, of embeddings and norms."""
     matrix_learning_rate: Annotated[float, Field(gt=0)] = 0.015
     """Of the layers' weight matrices under Muon."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rates fall to 0 after the warm-up."""
     warmup_share: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     row_tokens: Positive = 4096

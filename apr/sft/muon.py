@@ -24,7 +24,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = x.baddbmm(gram.baddbmm(gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if transposed else x
 
 

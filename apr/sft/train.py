@@ -81,7 +81,7 @@ def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
         per_device_train_batch_size=1,
         gradient_accumulation_steps=sft.rows_per_step,
         learning_rate=sft.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=sft.schedule,
         warmup_steps=round(sft.warmup_share * steps),
         weight_decay=sft.weight_decay,
         max_grad_norm=1.0,
