@@ -30,4 +30,5 @@ onstart:
 
 
 onsuccess:
+    record(PLAN, STARTED)
     commit(PLAN.scale)

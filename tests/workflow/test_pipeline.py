@@ -1,6 +1,8 @@
 """Snakemake and DVC over the same artefacts: they agree on what is stale, after everything that was made."""
 
 import csv
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -31,6 +33,19 @@ def test_all_figures_are_made_and_both_tools_are_done(made):
     assert not made.planned()
     assert not made.changed_in_dvc()
     assert "up to date" in made.run("dvc", "repro")
+
+
+def test_the_run_is_recorded(made):
+    run = json.loads((made.path / "results/run.json").read_text())
+    assert set(run["jobs"]) == set(Plan("default", made.path).jobs)
+    assert run["last_run"]["jobs"] == len(run["jobs"])
+    hashes = {path: value for job in run["jobs"].values() for path, value in job["outputs"].items()}
+    some = {"data/eval/rl/apr.parquet", "data/models/sft/apr/model.safetensors", "results/metrics.json"}
+    assert some <= set(hashes)
+    for path, value in hashes.items():
+        assert hashlib.sha256((made.path / path).read_bytes()).hexdigest() == value, path
+    assert all(job["seconds"] > 0 for job in run["jobs"].values())
+    assert run["jobs"]["rl/apr"]["peak_mib"] > 100
 
 
 @pytest.mark.parametrize(

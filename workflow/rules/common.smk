@@ -1,11 +1,14 @@
 import os
 import sys
+import time
 
 # The apr of this tree, also in the copies of it that `dvc exp run --temp` makes.
 sys.path.insert(0, workflow.basedir)
 
+from apr.cli.record import record
 from apr.cli.workflow import commit, open_plan, prune
 
+STARTED = time.time()
 PLAN = open_plan(config)
 ROOT = PLAN.root
 GPU = int(PLAN.params.engine.device.startswith("cuda"))

@@ -1,0 +1,66 @@
+"""`results/run.json`: what a run made, in how long, on which machine and versions."""
+
+import csv
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from apr.cli.plan import Plan
+from apr.core.files import read_json, write_json
+
+VERSIONED = ("torch", "transformers", "trl", "peft", "pyarrow", "numpy", "snakemake", "dvc")
+
+
+def record(plan: Plan, started: float) -> None:
+    """Writes the hash of every artefact's files, and seconds and memory of the job that made it.
+
+    `started`: when the run began, in seconds since the epoch.
+    """
+    seals = {name: Path(job.seal) for name, job in plan.jobs.items() if Path(job.seal).is_file()}
+    write_json(f"{plan.root}results/run.json", {
+        "scale": plan.scale,
+        "commit": _commit(),
+        "machine": _machine(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED},
+        "last_run": {"jobs": sum(seal.stat().st_mtime >= started for seal in seals.values()),
+                     "wall_seconds": round(time.time() - started)},
+        "jobs": {name: _outputs(seal) | _cost(Path(f"{plan.root}logs/{name}.tsv"))
+                 for name, seal in seals.items()},
+    })  # fmt: skip
+
+
+def _outputs(seal: Path) -> dict[str, Any]:
+    outputs = read_json(seal)["outputs"]
+    return {"outputs": {os.path.normpath(seal.parent / path): value for path, value in outputs.items()}}
+
+
+def _cost(benchmark: Path) -> dict[str, Any]:
+    """Nothing for a job that was pulled instead of run; no memory for one too short to be measured."""
+    if not benchmark.is_file():
+        return {}
+    (row,) = csv.DictReader(benchmark.read_text().splitlines(), delimiter="\t")
+    memory = row["max_rss"]
+    return {"seconds": float(row["s"]), "peak_mib": None if memory in ("NA", "-") else float(memory)}
+
+
+def _commit() -> str | None:
+    """The commit checked out, with `+` where tracked files are edited; None outside git."""
+    done = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    return done.stdout.strip() or None
+
+
+def _machine() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),
+            "memory_gib": round(memory / 2**30, 1)}  # fmt: skip
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
