@@ -76,10 +76,12 @@ def of_teacher(evidence: Evidence, method: str, most: bool = False) -> Measured 
     return None
 
 
-def over_sos_plus(evidence: Evidence, model: str, stage: str, most: bool = False) -> Measured | None:
-    """Accuracy minus that of SoS+ at the condition with which SoS+ is best."""
-    conditions = evidence.conditions("sos_plus", stage, 0.0) or [None]
-    serial = [Key("sos_plus", stage, 0.0, condition) for condition in conditions]
+def over_sos_plus(
+    evidence: Evidence, model: str, stage: str, most: bool = False, rival: str = "sos_plus"
+) -> Measured | None:
+    """Accuracy minus that of SoS+ (the model `rival`) at the condition with which it is best."""
+    conditions = evidence.conditions(rival, stage, 0.0) or [None]
+    serial = [Key(rival, stage, 0.0, condition) for condition in conditions]
     cells = _cells(evidence, _greedy(evidence, model, stage, most), *serial)
     if cells is None:
         return None
@@ -192,6 +194,10 @@ CLAIMS = (
           _HELD[1] - _SOS[1], partial(over_sos_plus, model="apr_max", stage="rl", most=True)),
     Claim("apr_over_sos_plus_free_rl", "APR unconditioned beats SoS+, both after RL", "points", 0.20,
           _APR[1] - _SOS[1], partial(over_sos_plus, model="apr", stage="rl")),
+    Claim("equal_sequences", "APR unconditioned beats SoS+ trained on as many sequences", "points", 0.20,
+          None, partial(over_sos_plus, model="apr", stage="sft", rival="sos_plus_sequences")),
+    Claim("equal_problems", "APR unconditioned beats SoS+ trained on as many problems", "points", 0.20,
+          None, partial(over_sos_plus, model="apr", stage="sft", rival="sos_plus_problems")),
     Claim("equal_tokens", "APR asked for many children beats cons@n of SoS+ at equal total tokens, T = 1",
           "points", 0.08, paper.FIG4A["APR at 20k tokens"] - paper.FIG4A["SoS+ cons@7 at 20k"], equal_tokens),
     Claim("equal_latency", "APR beats SoS+ at equal latency, one problem at a time", "points", 0.10,

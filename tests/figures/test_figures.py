@@ -63,7 +63,7 @@ def test_the_default_sweeps_cover_every_figure(params, artefacts, made):
         series = [(row["series"], row["amount"]) for row in csv.DictReader(file)]
     assert series[:11] == [("APR, children asked for", str(n)) for n in range(11)]
     assert series[11:] == [(f"SoS+ {kind}@n", str(n)) for kind in ("cons", "pass") for n in range(1, 9)]
-    lengths = {"table1": 8, "table2": 12, "table3": 16, "fig5": 24, "fig7": 12, "fig4b": 96}
+    lengths = {"table1": 8, "table2": 12, "table3": 16, "table4": 16, "fig5": 24, "fig7": 12, "fig4b": 96}
     for name, lines in lengths.items():
         assert len((made / "figures" / f"{name}.csv").read_text().splitlines()) == lines + 1, name
     svg = {name: (made / "figures" / f"{name}.svg").read_text() for name in IDS}
@@ -165,7 +165,7 @@ def test_few_points_and_no_success_still_make_every_figure(write, tmp_path):
         (path / "metrics.json").write_text('{"loss": 1.5, "reward": 0}')
     make_figures(params, tmp_path / "eval", tmp_path / "latency", tmp_path / "models", tmp_path / "figures",
                  tmp_path / "metrics.json")  # fmt: skip
-    assert len(list((tmp_path / "figures").iterdir())) == 27
+    assert len(list((tmp_path / "figures").iterdir())) == 30
     assert read_json(tmp_path / "metrics.json")["sft_apr_accuracy_greedy"] == 0
 
 

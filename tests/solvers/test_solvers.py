@@ -4,6 +4,7 @@ import hashlib
 
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 
 from apr.core.errors import DataError
 from apr.core.params import Problems, TraceMethod, load_params, parse_params
@@ -154,6 +155,8 @@ def test_trace_files_have_the_same_bytes_for_any_number_of_workers(tmp_path):
     table = pq.read_table(out)
     assert table.schema.equals(TRACE_SCHEMA)
     _check_rows(table.to_pylist(), params)
+    loaded = load_dataset("parquet", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded[:] == table.to_pydict()
 
 
 def _check_rows(rows, params):

@@ -11,7 +11,7 @@ import pytest
 from apr.cli.plan import Plan
 
 AFTER_RL = {"evaluate", "latency", "figures", "claims"}
-FIGURES = [*(f"fig{name}" for name in ("4a", "4b", "5", "6", "7", "8")), "table1", "table2", "table3"]
+FIGURES = [*(f"fig{name}" for name in ("4a", "4b", "5", "6", "7", "8")), *(f"table{n}" for n in range(1, 5))]
 
 
 @pytest.fixture(autouse=True)

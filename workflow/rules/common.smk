@@ -47,6 +47,11 @@ def job_inputs(job, **files):
     return resolve
 
 
+def sft_priority(wildcards):
+    """The number of RL runs that start from this model."""
+    return 1 + sum(policy.method == wildcards.method for policy in PLAN.params.rl.policies.values())
+
+
 def rl_inputs(wildcards):
     method = PLAN.params.rl.policies[wildcards.policy].method
     files = {

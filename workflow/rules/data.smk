@@ -42,7 +42,7 @@ rule traces:
     benchmark:
         f"{ROOT}logs/traces/{{method}}.tsv"
     # All cores at once, so before any job that would hold one of them for long.
-    priority: 3
+    priority: 20
     threads: workflow.cores
     shell:
         "python -m apr traces --recipe {input.recipe} --method {wildcards.method}"

@@ -15,8 +15,8 @@ rule sft:
         f"{ROOT}logs/sft/{{method}}.log",
     benchmark:
         f"{ROOT}logs/sft/{{method}}.tsv"
-    # What others wait for goes first: evaluations fill the gaps that training leaves.
-    priority: 1
+    # What most wait for goes first: evaluations fill the gaps that training leaves.
+    priority: sft_priority
     threads: 1
     resources:
         gpu=GPU,
@@ -37,7 +37,7 @@ rule rl:
         f"{ROOT}logs/rl/{{policy}}.log",
     benchmark:
         f"{ROOT}logs/rl/{{policy}}.tsv"
-    priority: 2
+    priority: 10
     threads: 1
     resources:
         gpu=GPU,

@@ -1,0 +1,68 @@
+"""Bad input ends in one line that names the file or the key, and a non-zero exit, whatever verb meets it."""
+
+import json
+import shutil
+
+import pytest
+
+from apr.core.files import write_rows
+from apr.countdown.problem import PROBLEM_SCHEMA
+
+TEST = "data/problems/test.parquet"
+MODEL = "data/models/sft/apr"
+
+
+@pytest.fixture
+def evaluate(made, tmp_path):
+    """Runs the verb on the given inputs, which it must refuse; the last line of its output."""
+
+    def run(problems=TEST, checkpoint=MODEL):
+        command = ("python", "-m", "apr", "evaluate", "--model", "apr", "--stage", "sft")
+        paths = ("--problems", str(problems), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"))
+        output = made.run(*command, *paths, fails=True)
+        assert "Traceback" not in output and not (tmp_path / "out").exists()
+        return output.splitlines()[-1]
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(made, tmp_path):
+    """A copy to break."""
+    return shutil.copytree(made.path / MODEL, tmp_path / "model")
+
+
+def test_missing_parquet(evaluate):
+    assert evaluate(problems="absent.parquet") == "apr: error: absent.parquet: no such file"
+
+
+def test_truncated_parquet(made, evaluate, tmp_path):
+    path = tmp_path / "problems.parquet"
+    path.write_bytes((made.path / TEST).read_bytes()[:-20])
+    assert evaluate(problems=path).startswith(f"apr: error: {path}: not a readable Parquet file")
+
+
+def test_unsolvable_problem(evaluate, tmp_path):
+    path = tmp_path / "problems.parquet"
+    write_rows(path, [{"problem_id": "p", "numbers": [1, 1, 1], "target": 50}], PROBLEM_SCHEMA)
+    assert evaluate(problems=path) == f"apr: error: {path}: problem 'p' has no solution: [1, 1, 1] -> 50"
+
+
+def test_checkpoint_without_tokenizer(evaluate, checkpoint):
+    (checkpoint / "tokenizer.json").unlink()
+    assert evaluate(checkpoint=checkpoint).startswith(f"apr: error: {checkpoint}: no tokenizer here")
+
+
+def test_tokenizer_that_does_not_fit_the_checkpoint(evaluate, checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"vocab_size": 7}))
+    message = evaluate(checkpoint=checkpoint)
+    assert message.startswith(f"apr: error: {checkpoint}: the tokenizer has ") and "vocabulary 7" in message
+
+
+def test_window_smaller_than_a_prompt(made, evaluate):
+    made.set("grammar.window", 16)
+    try:
+        assert evaluate().startswith("apr: error: grammar.window: 16 is not allowed; allowed: more than the ")
+    finally:
+        made.run("git", "checkout", "-q", "--", "params.yaml")
