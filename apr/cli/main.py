@@ -88,7 +88,8 @@ def claims(params: Params, args: Args) -> None:
     from apr.figures.report import make_claims
 
     make_claims(params, evaluations=args.evaluations, latencies=args.latencies, teachers=args.teachers,
-                out=args.out, readme=args.readme, update_readme=args.update_readme)
+                out=args.out, readme=args.readme, update_readme=args.update_readme,
+                others={Path(f"scales/{scale}"): load_scale(scale) for scale in args.with_scale})
 
 
 PATHS = {
@@ -138,6 +139,8 @@ def build_parser() -> argparse.ArgumentParser:
         if function is claims:
             verb.add_argument("--readme", type=Path, metavar="FILE", help="file whose claims are checked")
             verb.add_argument("--update-readme", type=Path, metavar="FILE", help="file to put the table into")
+            verb.add_argument("--with-scale", action="append", default=[], metavar="SCALE",
+                              help="a scale of another seed whose problems count too; may be repeated")
         verb.set_defaults(run=run_job, function=function)
     for function in (inspect.params, inspect.status, inspect.prune, inspect.commit):
         add_verb(verbs, function).set_defaults(run=function)

@@ -1,12 +1,13 @@
 """What figures are made of: cells of the evaluation, latencies, and a record of what they lack."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.params import Params
 from apr.eval.points import jobs, teachers
@@ -25,6 +26,10 @@ class Evidence:
     """What `measure_latency` wrote, by (stage, model)."""
     missing: list[Key | str] = field(default_factory=list)
     """What was asked for and not found."""
+
+    def fresh(self) -> "Evidence":
+        """The same, with nothing missing yet."""
+        return replace(self, missing=[])
 
     def lacks(self) -> str:
         """What is missing, in words."""
@@ -99,3 +104,40 @@ def read_evidence(
     cells = read_cells(paths)
     timed = {job: latencies / job[0] / f"{job[1]}.json" for job in named_jobs}
     return Evidence(params, cells, {job: read_json(path) for job, path in timed.items() if path.is_file()})
+
+
+def pool(runs: Sequence[Evidence]) -> Evidence:
+    """Runs of one set of parameters but for the seed as one: each problem of each run counts once.
+
+    A cell or a latency is kept if every run has it. Raises `DataError` if parameters differ or seeds do not.
+    """
+    if len(runs) == 1:
+        return runs[0]
+    seeds = [run.params.seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise DataError(f"runs to pool have the seeds {seeds}; allowed: different ones")
+    if any(run.params.model_copy(update={"seed": seeds[0]}) != runs[0].params for run in runs):
+        raise DataError("runs to pool differ in more parameters than the seed")
+    cells = {key: _pooled_cell({run.params.seed: run.cells[key] for run in runs})
+             for key in runs[0].cells if all(key in run.cells for run in runs)}
+    latencies = {job: _pooled_latency([run.latencies[job] for run in runs])
+                 for job in runs[0].latencies if all(job in run.latencies for run in runs)}
+    return replace(runs[0], cells=cells, latencies=latencies)
+
+
+def _pooled_cell(cells: Mapping[int, Cell]) -> Cell:
+    """By seed; samples beyond those that all have are dropped."""
+    samples = min(cell.samples for cell in cells.values())
+    problems = tuple(f"{seed}/{name}" for seed, cell in cells.items() for name in cell.problems)
+    columns = {name: np.concatenate([cell.columns[name][:, :samples] for cell in cells.values()])
+               for name in next(iter(cells.values())).columns}
+    return Cell(problems, columns)
+
+
+def _pooled_latency(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The problems of each condition, without percentiles."""
+    problems: dict[int | None, list[dict[str, Any]]] = {}
+    for run in measured:
+        for entry in run["conditions"]:
+            problems.setdefault(entry["condition"], []).extend(entry["problems"])
+    return {"conditions": [{"condition": k, "problems": rows} for k, rows in problems.items()]}

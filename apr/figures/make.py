@@ -38,7 +38,7 @@ def make_figures(
 
 def write_figure(module: ModuleType, evidence: Evidence, out: Path) -> None:
     name = module.__name__.rsplit(".", 1)[-1]
-    own = Evidence(evidence.params, evidence.cells, evidence.latencies)
+    own = evidence.fresh()
     rows = module.rows(own)
     if not rows:
         raise DataError(f"eval.sweeps: {name} has no point at all; missing: {own.lacks()}")

@@ -1,31 +1,37 @@
 """The table of claims as Markdown and CSV, and whether the README claims more than was measured."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apr.core.errors import DataError
 from apr.core.files import atomic_path, write_text
 from apr.core.params import Params
 from apr.figures.claims import CLAIMS, STATUSES, Claim
-from apr.figures.evidence import Evidence, Row, read_evidence
+from apr.figures.evidence import Evidence, Row, pool, read_evidence
 from apr.figures.make import write_csv
 
 START, END = "<!-- claims -->\n", "<!-- /claims -->\n"
 COLUMNS = ("claim", "sentence", "measured [95 %]", "threshold", "paper", "problems x samples", "seeds",
            "note", "status")  # fmt: skip
+FOLDERS = ("eval", "latency", "teacher")
 FORMATS = {"points": (100, "+.1f"), "ratio": (1, ".2f"), "Spearman": (1, ".2f"), "%": (100, ".1f"),
            "children": (1, "+.2f")}  # fmt: skip
 """By unit: the factor and the format in which it is printed."""
 
 
 def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Path, out: Path,
-                readme: Path | None = None, update_readme: Path | None = None) -> None:
+                readme: Path | None = None, update_readme: Path | None = None,
+                others: Mapping[Path, Params] | None = None) -> None:
     """Writes the table of claims to `out`, and in full digits, as fractions, beside it as CSV.
 
-    Then puts it between the lines `START` and `END` of `update_readme`, and checks the table in `readme`.
+    `others` are runs with other seeds, by the folder that holds their `data`: their problems count too.
+    Then puts the table between the lines `START` and `END` of `update_readme`, and checks that in `readme`.
     Raises `DataError` if an evaluation is missing or broken, or if `readme` says more than was measured.
     """
     evidence = read_evidence(params, evaluations, latencies, teachers)
-    rows = [claim_row(claim, evidence) for claim in CLAIMS]
+    runs = [evidence, *(read_evidence(other, *(root / "data" / name for name in FOLDERS))
+                        for root, other in (others or {}).items())]
+    rows = [claim_row(claim, pool(runs), runs) for claim in CLAIMS]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *map(printed_cells, rows)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     write_text(out, text)
@@ -38,17 +44,23 @@ def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Pa
         check_readme(readme, {row["claim"]: row["status"] for row in rows})
 
 
-def claim_row(claim: Claim, evidence: Evidence) -> Row:
-    """What is printed of a claim, and its unit."""
-    own = Evidence(evidence.params, evidence.cells, evidence.latencies)
+def claim_row(claim: Claim, evidence: Evidence, runs: Sequence[Evidence] = ()) -> Row:
+    """What is printed of a claim, and its unit; also each value of the `runs` that `evidence` pools."""
+    own = evidence.fresh()
     measured = claim.measure(own)
     value, low, high = measured.found if measured else (None, None, None)
     cells = measured.cells if measured else ()
     samples = "/".join(dict.fromkeys(str(cell.samples) for cell in cells))
+    note = measured.note if measured else f"missing: {own.lacks()}"
+    if measured and len(runs) > 1:
+        factor, form = FORMATS[claim.unit]
+        each = [claim.measure(run.fresh()) for run in runs]
+        by_seed = ", ".join(format(factor * run.found.value, form) if run else "none" for run in each)
+        note = f"{note}; by seed: {by_seed}".removeprefix("; ")
     return {"claim": claim.id, "sentence": claim.sentence, "unit": claim.unit, "value": value, "low": low,
             "high": high, "threshold": claim.threshold, "paper": claim.paper,
-            "problems": len(cells[0].problems) if cells else 0, "samples": samples, "seeds": int(bool(cells)),
-            "note": measured.note if measured else f"missing: {own.lacks()}",
+            "problems": len(cells[0].problems) if cells else 0, "samples": samples,
+            "seeds": len(runs or [evidence]) if cells else 0, "note": note,
             "status": claim.status(measured)}  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from apr.eval.judge import EVAL_SCHEMA
 from apr.eval.points import Point, teachers
 from apr.eval.results import Key
 from apr.figures.claims import CLAIMS
+from apr.figures.evidence import pool
 from apr.figures.report import END, START, check_readme, claim_row, make_claims
 
 BY_ID = {claim.id: claim for claim in CLAIMS}
@@ -118,6 +119,30 @@ def test_conditioning(params):
              Key("sos_plus", "sft", 0.0, 256): cell([[1]] * 4, longest=[[256]] * 4)}  # fmt: skip
     row = measure(params, "conditioning_tokens", cells)
     assert (row["value"], row["note"], row["status"]) == (0.75, "budgets 64", "not supported")
+
+
+def test_runs_of_several_seeds_are_pooled(params):
+    def run(seed, solved):
+        cells = {Key("apr", "sft", 1.0): cell(column((4, 0))), Key("apr", "rl", 1.0): cell(column(*solved))}
+        return evidence(params.model_copy(update={"seed": seed}), cells)
+
+    runs = [run(0, [(3, 1), (1, 0)]), run(1, [(1, 1), (3, 0)])]
+    row = claim_row(BY_ID["rl_apr"], pool(runs), runs)
+    assert (row["value"], row["problems"], row["seeds"]) == (0.5, 8, 2)
+    assert row["note"] == "by seed: +75.0, +25.0"
+    assert claim_row(BY_ID["rl_apr"], pool(runs[:1]), runs[:1])["note"] == ""
+    with pytest.raises(DataError, match=r"the seeds \[0, 0\]"):
+        pool([runs[0], runs[0]])
+    with pytest.raises(DataError, match="more parameters than the seed"):
+        pool([runs[0], evidence(params.model_copy(update={"seed": 2, "rl": None}), {})])
+
+
+def test_latencies_are_pooled(params):
+    entries = [{"condition": None, "problems": [{"seconds": seconds}]} for seconds in (1, 3)]
+    timed = [{("sft", "apr"): {"conditions": [entry]}} for entry in entries]
+    runs = [evidence(params.model_copy(update={"seed": i}), {}, found) for i, found in enumerate(timed)]
+    (entry,) = pool(runs).latencies["sft", "apr"]["conditions"]
+    assert entry == {"condition": None, "problems": [{"seconds": 1}, {"seconds": 3}]}
 
 
 @pytest.fixture(scope="module")
