@@ -60,9 +60,13 @@ def test_tokenizer_that_does_not_fit_the_checkpoint(evaluate, checkpoint):
     assert message.startswith(f"apr: error: {checkpoint}: the tokenizer has ") and "vocabulary 7" in message
 
 
-def test_window_smaller_than_a_prompt(made, evaluate):
+def test_window_smaller_than_a_prompt(made, evaluate, tmp_path):
+    path = tmp_path / "problems.parquet"
+    row = {"numbers": [1000001, 1000002, 1000003], "target": 3000006}  # by digits
+    write_rows(path, [{"problem_id": f"p{i}", **row} for i in range(6)], PROBLEM_SCHEMA)
     made.set("grammar.window", 16)
     try:
-        assert evaluate().startswith("apr: error: grammar.window: 16 is not allowed; allowed: more than the ")
+        message = "apr: error: grammar.window: 16 is not allowed; allowed: more than the "
+        assert evaluate(problems=path).startswith(message)
     finally:
         made.run("git", "checkout", "-q", "--", "params.yaml")
