@@ -7,6 +7,7 @@ sys.path.insert(0, workflow.basedir)
 
 from apr.cli.record import record
 from apr.cli.workflow import commit, open_plan, prune
+from apr.eval.points import points
 
 STARTED = time.time()
 PLAN = open_plan(config)
@@ -50,6 +51,11 @@ def job_inputs(job, **files):
 def sft_priority(wildcards):
     """The number of RL runs that start from this model."""
     return 1 + sum(policy.method == wildcards.method for policy in PLAN.params.rl.policies.values())
+
+
+def evaluate_priority(wildcards):
+    """By points of the sweeps: a long evaluation goes before training that RL does not wait for."""
+    return len(points(PLAN.params, wildcards.model, wildcards.stage)) / 10
 
 
 def rl_inputs(wildcards):

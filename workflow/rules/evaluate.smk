@@ -14,6 +14,7 @@ rule evaluate:
         f"{ROOT}logs/evaluate/{{stage}}/{{model}}.log",
     benchmark:
         f"{ROOT}logs/evaluate/{{stage}}/{{model}}.tsv"
+    priority: evaluate_priority
     threads: 1
     resources:
         gpu=GPU,

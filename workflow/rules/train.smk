@@ -15,7 +15,7 @@ rule sft:
         f"{ROOT}logs/sft/{{method}}.log",
     benchmark:
         f"{ROOT}logs/sft/{{method}}.tsv"
-    # What most wait for goes first: evaluations fill the gaps that training leaves.
+    # What most wait for goes first; short evaluations fill the gaps that training leaves.
     priority: sft_priority
     threads: 1
     resources:
