@@ -31,7 +31,8 @@ def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Pa
     evidence = read_evidence(params, evaluations, latencies, teachers)
     runs = [evidence, *(read_evidence(other, *(root / "data" / name for name in FOLDERS))
                         for root, other in (others or {}).items())]
-    rows = [claim_row(claim, pool(runs), runs) for claim in CLAIMS]
+    pooled = pool(runs)
+    rows = [claim_row(claim, pooled, runs) for claim in CLAIMS]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *map(printed_cells, rows)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     write_text(out, text)
