@@ -75,6 +75,9 @@ class TraceMethod(Section):
     solver: Literal["sos", "sos_plus", "apr"]
     beam: Range
     """Children kept per node, drawn uniformly per problem; of the parent, for `apr`."""
+    heuristic: Literal["multiply", "result"] = "multiply"
+    """What a beam keeps and a queue takes first: states whose numbers, or whose newest number, are near
+    factors of the target."""
     child_beam: Positive = 15
     """`apr`: a child's beam is uniform between the parent's and this."""
     promising: Share = 0.9

@@ -12,7 +12,7 @@ from apr.eval.judge import EVAL_SCHEMA, ledger, verdict
 from apr.eval.points import Point, condition_kind, first_problems, point_columns, points
 from apr.grammar import Condition, Language, build_language
 from apr.grammar import events as ev
-from apr.solvers.expand import expand
+from apr.solvers.expand import HEURISTICS, expand
 from apr.solvers.search import ROOT_THREAD, Trace, TraceThread, solve_trace
 from apr.solvers.traces import draw_trace, encode_thread
 from apr.threads.rollout import Rollout, Spawn, Status, Thread
@@ -67,7 +67,8 @@ def draw_given(problem: Problem, point: Point, name: str, params: Params) -> Tra
     rng = derive_rng(params.seed, "teacher", name, problem.id, point.condition, point.sample)
     beams, wanted = list(range(method.beam[0], method.beam[1] + 1)), point.condition
     if method.spawn_depth == 0:
-        widths = {beam: len(expand(problem.numbers, problem.target, beam, largest)) for beam in beams}
+        state, heuristic = (problem.numbers, problem.target), HEURISTICS[method.heuristic]
+        widths = {beam: len(expand(*state, beam, largest, heuristic)) for beam in beams}
         widths = {beam: width if width >= 2 else 0 for beam, width in widths.items()}
         wanted = min({0, *widths.values()}, key=lambda width: (abs(width - point.condition), width))
         beams = [beam for beam in beams if wanted in (0, widths[beam])]

@@ -1,10 +1,13 @@
-"""Expansion of a state: its distinct successors, the best of them by the multiply heuristic."""
+"""Expansion of a state: its distinct successors, the best of them by a heuristic."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from apr.countdown.operation import Operation, legal_operations
 
 State = tuple[int, ...]
+Heuristic = Callable[[State, int], int]
+"""Of a state of two numbers or more, and the target."""
 
 
 @lru_cache(maxsize=1 << 16)
@@ -14,15 +17,22 @@ def factor_distance(number: int, target: int) -> int:
     return min((abs(number - f) for f in factors if f >= 2), default=abs(number - target))
 
 
-def heuristic(state: State, target: int) -> int:
-    """The multiply heuristic; of a single number, its distance to the target. Lower is more promising."""
-    if len(state) == 1:
-        return abs(state[0] - target)
+def multiply_heuristic(state: State, target: int) -> int:
+    """How far all numbers are from factors of the target (the paper's)."""
     return sum(factor_distance(number, target) for number in state)
 
 
+def result_heuristic(state: State, target: int) -> int:
+    """How far the newest number is from a factor of the target: `multiply`, less what is not new."""
+    return factor_distance(state[-1], target)
+
+
+HEURISTICS: dict[str, Heuristic] = {"multiply": multiply_heuristic, "result": result_heuristic}
+"""By their names in `TraceMethod.heuristic`; lower is more promising."""
+
+
 def expand(
-    state: State, target: int, beam: int, max_value: int | None
+    state: State, target: int, beam: int, max_value: int | None, heuristic: Heuristic
 ) -> list[tuple[Operation, State]]:
     """The `beam` best successors of `state` in canonical order (pairs by position, then ``+ - * /``).
 

@@ -12,7 +12,7 @@ from apr.core.params import TraceMethod
 from apr.countdown.operation import Operation, legal_operations
 from apr.countdown.problem import Problem
 from apr.grammar import events as ev
-from apr.solvers.expand import State, expand, heuristic
+from apr.solvers.expand import HEURISTICS, Heuristic, State, expand
 
 ROOT_THREAD = -1
 
@@ -48,6 +48,7 @@ class Choices:
     """How one search is run."""
 
     beam: int
+    heuristic: Heuristic
     promising: float
     """Probability that a node's children are not queued."""
     best_first: bool = True
@@ -59,14 +60,16 @@ class Choices:
 def solve_trace(problem: Problem, method: TraceMethod, max_value: int | None, rng: random.Random) -> Trace:
     """Runs the solver of `method` on `problem`."""
     beam = rng.randint(*method.beam)
-    child = Choices(beam, method.child_promising)
+    heuristic = HEURISTICS[method.heuristic]
+    child = Choices(beam, heuristic, method.child_promising)
     if method.solver == "sos":
-        choices = Choices(beam, promising=float(rng.random() < 0.5), best_first=False)
+        choices = Choices(beam, heuristic, promising=float(rng.random() < 0.5), best_first=False)
     elif method.solver == "sos_plus":
-        choices = Choices(beam, method.promising)
+        choices = Choices(beam, heuristic, method.promising)
     else:
-        choices = Choices(beam, method.promising, spawn_depth=method.spawn_depth)
-        child = Choices(rng.randint(beam, max(beam, method.child_beam)), method.child_promising)
+        choices = Choices(beam, heuristic, method.promising, spawn_depth=method.spawn_depth)
+        beam = rng.randint(beam, max(beam, method.child_beam))
+        child = Choices(beam, heuristic, method.child_promising)
     trace = Trace(problem)
     root = TraceThread(ROOT_THREAD, [ev.RootPrompt(problem.target, problem.numbers, None)])
     trace.threads.append(root)
@@ -107,8 +110,9 @@ class _Search:
                     self.thread.events.append(ev.Listing())
                     for child in children:
                         self.thread.events.append(child[-1])
-                        priority = heuristic(child[-1].state, self.target) if self.choices.best_first else 0
-                        heappush(queue, (priority, queued, child, child[-1].state))
+                        state = child[-1].state
+                        rank = self.choices.heuristic(state, self.target) if self.choices.best_first else 0
+                        heappush(queue, (rank, queued, child, state))
                         queued += 1
                     continue
                 if len(lines) <= self.choices.spawn_depth and len(children) >= 2:
@@ -121,7 +125,8 @@ class _Search:
 
     def _children(self, lines: tuple[ev.Line, ...], state: State) -> list[tuple[ev.Line, ...]]:
         depth = len(lines) + 1
-        successors = expand(state, self.target, self.choices.beam, self.max_value)
+        choices = self.choices
+        successors = expand(state, self.target, choices.beam, self.max_value, choices.heuristic)
         return [(*lines, ev.Line(depth, operation, state[:-1])) for operation, state in successors]
 
     def _depth_first(self, children: list[tuple[ev.Line, ...]]) -> ev.Path | None:

@@ -2,11 +2,24 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
+from apr.engine import fused, kernels
+from apr.engine.fused import FusedLlama
 from apr.engine.interface import Sampling
+from apr.engine.padded import PaddedModel
 from apr.engine.slots import SlotEngine
 
 VOCABULARY, WINDOW, STOP = 23, 48, 5
@@ -33,8 +46,11 @@ def make_model(kind: str) -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**SHAPE, attn_implementation=attention)).eval()
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "eager"])
-def model(request):
+@pytest.fixture(params=["llama", "qwen2", "padded", "eager"])
+def model(request, monkeypatch):
+    """The first two are decoded by `FusedLlama`, the others by their own forward pass."""
+    if request.param in ("padded", "eager"):
+        monkeypatch.setattr(FusedLlama, "supports", lambda model: False)
     return make_model(request.param)
 
 
@@ -116,6 +132,63 @@ def test_logprobs_are_those_of_a_plain_pass_after_joins_reuse_and_eviction(model
         check_logprobs(model, prompt, segments[key], 0.7)
 
 
+def test_each_model_is_decoded_as_it_can_be(model, request):
+    engine = SlotEngine(model, [STOP], 2, WINDOW)
+    fused = request.node.callspec.params["model"] in ("llama", "qwen2")
+    assert type(engine._forward) is (FusedLlama if fused else PaddedModel)
+
+
+@pytest.mark.parametrize("change", ["bfloat16", "adapters", "activation", "architecture"])
+def test_what_is_not_a_plain_float32_llama_is_not_fused(change):
+    model = make_model("llama")
+    if change == "bfloat16":
+        model.bfloat16()
+    elif change == "adapters":
+        model = get_peft_model(model, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")).model
+    elif change == "activation":
+        model.config.hidden_act = "gelu"
+    else:
+        model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=VOCABULARY))
+    assert not FusedLlama.supports(model)
+
+
+@pytest.mark.parametrize("heads, groups, size", [(4, 4, 16), (4, 1, 32), (2, 1, 64), (1, 1, 128), (3, 3, 10)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_fused_logits_are_those_of_the_model_for_every_shape_of_head(
+    heads, groups, size, threads, monkeypatch
+):
+    monkeypatch.setattr(fused, "ROWS", 7)  # so that threads are cut across passes
+    shape = {"hidden_size": 60, "num_attention_heads": heads, "num_key_value_heads": groups, "head_dim": size}
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE | shape, attention_bias=False)).eval()
+    slots, ends = np.array([3, 0, 2]), np.array([11, 5, 1])
+    ids = np.random.default_rng(0).integers(VOCABULARY, size=(4, WINDOW))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            forward = FusedLlama(model, 4, WINDOW)
+            for begin, end in [(np.zeros(3, np.int64), ends), (ends, ends + [1, 4, 2])]:
+                logits = forward(slots, begin, end, ids)
+                for row, slot in enumerate(slots):
+                    alone = model(torch.from_numpy(ids[slot : slot + 1, : end[row]])).logits[0, -1]
+                    torch.testing.assert_close(logits[row], alone, atol=1e-5, rtol=0)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_a_compiler_decoding_goes_on_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match="no C compiler"):
+        assert kernels.load_kernels.__wrapped__() is None
+    monkeypatch.undo()
+    (tmp_path / "kernels.c").write_text("this is not C")
+    monkeypatch.setattr(kernels, "SOURCE", tmp_path / "kernels.c")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.warns(UserWarning, match="kernels.c does not compile here"):
+        assert kernels.load_kernels.__wrapped__() is None
+    assert not list((tmp_path / "apr").iterdir())
+
+
 def test_sampled_tokens_do_not_depend_on_the_batch(model):
     def decode(keys, slots):
         engine = SlotEngine(model, range(0, 8), slots, WINDOW)
@@ -156,15 +229,16 @@ def test_an_extension_prefills_only_what_was_appended(llama, monkeypatch):
     engine.open("parent", [6] * 10, Sampling(0.0, 0), WINDOW)
     engine.step()
     engine.extend("parent", [7, 8, 9], WINDOW)
-    fed, embed = [], llama.model.embed_tokens.forward
+    fed, forward = [], engine._forward
 
-    def record(ids):
-        fed.append(ids.shape)
-        return embed(ids)
+    def record(slots, begin, end, ids):
+        fed.append((begin.tolist(), end.tolist()))
+        return forward(slots, begin, end, ids)
 
-    monkeypatch.setattr(llama.model.embed_tokens, "forward", record)
+    record.ragged = forward.ragged
+    monkeypatch.setattr(engine, "_forward", record)
     engine.step()
-    assert fed[0] == (1, 4)  # the token sampled last and the three that were joined
+    assert fed == [([10], [14])]  # the token sampled last and the three that were joined
 
 
 def test_closing_a_thread_in_any_state_leaves_the_others_alone(llama):

@@ -15,7 +15,7 @@ from apr.countdown.solvable import reachable
 from apr.grammar import build_language
 from apr.grammar import events as ev
 from apr.solvers import TRACE_SCHEMA, make_traces, solve_trace
-from apr.solvers.expand import expand, factor_distance, heuristic
+from apr.solvers.expand import HEURISTICS, expand, factor_distance
 from apr.solvers.traces import draw_trace, encode_thread
 
 PARAMS = load_params("params.yaml")
@@ -30,21 +30,27 @@ SETTINGS = Problems(number_range=(1, 20), target_range=(10, 50), train=60, valid
 PROBLEMS = generate_problems(SETTINGS, 0)["train"]
 
 
-def test_heuristic_by_hand():
+MULTIPLY, RESULT = HEURISTICS["multiply"], HEURISTICS["result"]
+
+
+def test_heuristics_by_hand():
     # factors >= 2 of 24: 2 3 4 6 8 12 24
     assert factor_distance(24, 24) == 0
     assert factor_distance(10, 24) == 2
     assert factor_distance(17, 24) == 5
-    assert heuristic((10, 17), 24) == 7
-    assert heuristic((17,), 24) == 7
+    assert MULTIPLY((10, 17), 24) == 7
+    assert RESULT((10, 17), 24) == 5
 
 
 def test_expand_by_hand():
     # of 2 2 4: 2+2 and 2*2 leave {4,4}; 2-2 {4,0}; 2/2 {4,1}; 4+2 {2,6}; 4-2 and 4/2 {2,2}; 4*2 {2,8}
-    successors = expand((2, 2, 4), 24, beam=15, max_value=None)
+    successors = expand((2, 2, 4), 24, beam=15, max_value=None, heuristic=MULTIPLY)
     assert [state for _, state in successors] == [(4, 4), (4, 0), (4, 1), (2, 6), (2, 2), (2, 8)]
-    best = expand((2, 2, 4), 24, beam=2, max_value=None)
+    best = expand((2, 2, 4), 24, beam=2, max_value=None, heuristic=MULTIPLY)
     assert [state for _, state in best] == [(4, 4), (2, 6)]  # distance 0; ties keep the order
+    # of 1 17 3 for 24: 17 - 3 = 14 beside 1 is 2 + 1 from factors, 1 + 3 = 4 beside 17 is 0 + 5
+    assert expand((1, 17, 3), 24, 1, None, MULTIPLY)[0][1] == (1, 14)
+    assert expand((1, 17, 3), 24, 1, None, RESULT)[0][1] == (17, 4)
 
 
 def test_a_serial_trace_by_hand():
