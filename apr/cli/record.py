@@ -18,16 +18,21 @@ VERSIONED = ("torch", "transformers", "trl", "peft", "pyarrow", "numpy", "snakem
 def record(plan: Plan, started: float) -> None:
     """Writes the hash of every artefact's files, and seconds and memory of the job that made it.
 
+    `last_run` is how many jobs this run did, in how long; `full_run` is the last run that did them all.
     `started`: when the run began, in seconds since the epoch.
     """
     seals = {name: Path(job.seal) for name, job in plan.jobs.items() if Path(job.seal).is_file()}
-    write_json(f"{plan.root}results/run.json", {
+    out = Path(f"{plan.root}results/run.json")
+    done = sum(seal.stat().st_mtime >= started for seal in seals.values())
+    last = {"jobs": done, "wall_seconds": round(time.time() - started)}
+    before = read_json(out) if out.is_file() else {}
+    write_json(out, {
         "scale": plan.scale,
         "commit": _commit(),
         "machine": _machine(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED},
-        "last_run": {"jobs": sum(seal.stat().st_mtime >= started for seal in seals.values()),
-                     "wall_seconds": round(time.time() - started)},
+        "full_run": last if done == len(plan.jobs) else before.get("full_run"),
+        "last_run": last,
         "jobs": {name: _outputs(seal) | _cost(Path(f"{plan.root}logs/{name}.tsv"))
                  for name, seal in seals.items()},
     })  # fmt: skip

@@ -204,6 +204,9 @@ class Sweep(Section):
     """Budgets asked for: tokens (serial methods) or children (apr); null leaves prompts unconditioned."""
     temperatures: list[Annotated[float, Field(ge=0)]]
     samples: Positive = 1
+    join: Literal["all", "any"] = "all"
+    """apr: parents wait for all children, or for the first that returns a solution; its siblings are
+    cancelled."""
 
 
 class Eval(Section):
@@ -257,6 +260,8 @@ class Params(Section):
             _require(policy.method in methods, f"rl.policies.{name}.method", policy.method,
                      f"one of {sorted(methods)}")
         for name, sweep in self.eval.sweeps.items():
+            _require(sweep.join == "all" or self.engine.max_depth <= 1, f"eval.sweeps.{name}.join",
+                     sweep.join, "all, where engine.max_depth is more than 1")
             for stage in sweep.stages:
                 allowed = methods if stage == "sft" else policies
                 for model in sweep.models:

@@ -38,6 +38,9 @@ class Decoder(Protocol):
     def extend(self, key: Hashable, ids: Sequence[int], limit: int) -> None:
         """Appends `ids` to a stopped thread, which then goes on sampling, up to a new `limit`."""
 
+    def shorten(self, key: Hashable, limit: int) -> None:
+        """Lowers the limit of a thread, unless it has stopped. One that is longer already is cut."""
+
     def close(self, key: Hashable) -> None:
         """Forgets a thread in any state; its memory is free at once."""
 

@@ -73,8 +73,8 @@ class SlotEngine:
         self._model = model if device is None else model.to(device)
         self.prefill_seconds = self.decode_seconds = 0.0
         """Wall-clock time of steps that read prompts or joined tokens, and of those that only decode."""
-        forward = FusedLlama if FusedLlama.supports(self._model) else PaddedModel
-        self._forward: Forward = forward(self._model, slots, window)
+        kind = FusedLlama if FusedLlama.supports(self._model) else PaddedModel
+        self._forward: Forward = kind(self._model, slots, window)
         self._stop = np.zeros(config.vocab_size, bool)
         self._stop[list(stop_ids)] = True
         # The table: a row per slot. `cached` counts the tokens whose keys and values are in the cache.
@@ -114,6 +114,15 @@ class SlotEngine:
         sequence.limit, sequence.handed = limit, length + len(ids)
         self._resumed[key] = self._stopped.pop(key)
 
+    def shorten(self, key: Hashable, limit: int) -> None:
+        sequence = self._sequences.get(key)
+        if sequence is None or limit <= sequence.handed:
+            raise ValueError(f"thread {key!r} is not open, or no room to sample is left")
+        sequence.limit = min(sequence.limit, limit)
+        if sequence.slot >= 0 and key not in self._stopped:
+            self._limit[sequence.slot] = sequence.limit
+            self._length[sequence.slot] = min(self._length[sequence.slot], sequence.limit)
+
     def close(self, key: Hashable) -> None:
         if key not in self._sequences:
             raise ValueError(f"thread {key!r} is not open")
@@ -136,17 +145,18 @@ class SlotEngine:
         started = time.perf_counter()
         self._admit()
         slots = np.flatnonzero(self._live)
+        cut = self._length[slots] >= self._limit[slots]
+        stopped = [self._hand_over(slot) for slot in slots[cut].tolist()]
+        slots = slots[~cut]
         if not len(slots):
-            return []
+            return stopped
         begin, end = self._cached[slots], self._length[slots]
         logits = self._forward(slots, begin, end, self._ids)
         tokens, logprobs = sample(logits, self._temperature[slots], uniforms(self._key[slots], end))
-        stopped = self._record(slots, tokens, logprobs)
-        seconds = time.perf_counter() - started
-        if (end - begin > 1).any():
-            self.prefill_seconds += seconds
-        else:
-            self.decode_seconds += seconds
+        stopped += self._record(slots, tokens, logprobs)
+        reads = bool((end - begin > 1).any())
+        self.prefill_seconds += (time.perf_counter() - started) * reads
+        self.decode_seconds += (time.perf_counter() - started) * (not reads)
         return stopped
 
     def _admit(self) -> None:

@@ -27,6 +27,7 @@ EVAL_SCHEMA = pa.schema(
         ("condition_amount", pa.int32()),
         ("temperature", pa.float64()),
         ("sample", pa.int32()),
+        ("join", pa.string()),
         ("status", pa.string()),
         ("answer", pa.string()),
         ("expression", pa.string()),

@@ -24,9 +24,9 @@ def measure_latency(
 ) -> None:
     """Times the first `params.eval.latency_problems` for each condition that a sweep decodes greedily.
 
-    Writes JSON: `device`, `torch_threads`, and under `conditions` one entry per condition with a list of
-    `problems` (problem_id, `TIMED`, total, sequential, children, solved) and the `p50` and `p95` of each of
-    `TIMED`. Where no sweep is greedy, the unconditioned prompt is timed. Errors as `evaluate`.
+    Writes JSON: `device`, `torch_threads`, and under `conditions` one entry per condition and `join` with a
+    list of `problems` (problem_id, `TIMED`, total, sequential, children, solved) and the `p50` and `p95` of
+    each of `TIMED`. Where no sweep is greedy, the unconditioned prompt is timed. Errors as `evaluate`.
     """
     kind = condition_kind(params, model, stage)
     greedy = [point for point in points(params, model, stage) if point.temperature == 0]
@@ -49,14 +49,14 @@ def measure_latency(
 
     measure(chosen[0], greedy[0])  # the first rollout pays for what is loaded lazily
     work = [(point, problem) for point in greedy for problem in chosen]
-    rows: dict[int | None, list[dict[str, Any]]] = {point.condition: [] for point in greedy}
+    rows: dict[Point, list[dict[str, Any]]] = {point: [] for point in greedy}
     for point, problem in track(work, f"latency {stage}/{model}", len(work), "problem"):
-        rows[point.condition].append(measure(problem, point))
+        rows[point].append(measure(problem, point))
     write_json(out, {
         "model": model, "stage": stage, "device": str(resolve_device(params.engine.device)),
         "torch_threads": params.engine.torch_threads,
-        "conditions": [{"condition": condition, "problems": measured, **percentiles(measured)}
-                       for condition, measured in rows.items()],
+        "conditions": [{"condition": point.condition, "join": point.join, "problems": measured,
+                        **percentiles(measured)} for point, measured in rows.items()],
     })  # fmt: skip
 
 

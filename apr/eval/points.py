@@ -15,6 +15,7 @@ class Point(NamedTuple):
     condition: int | None
     temperature: float
     sample: int
+    join: Literal["all", "any"] = "all"
 
 
 def jobs(params: Params) -> list[tuple[str, str]]:
@@ -39,14 +40,14 @@ def points(params: Params, model: str, stage: str) -> list[Point]:
     for sweep in params.eval.sweeps.values():
         if model in sweep.models and stage in sweep.stages:
             found.update(
-                Point(condition, temperature, sample)
+                Point(condition, temperature, sample, sweep.join)
                 for condition, temperature in product(sweep.conditions, sweep.temperatures)
                 for sample in range(sweep.samples if temperature > 0 else 1)
             )
     if not found:
         named = ", ".join("/".join(job) for job in jobs(params))
         raise ParamsError(f"eval.sweeps: {stage}/{model} is not allowed; allowed: {named}")
-    return sorted(found, key=lambda p: (-1 if p.condition is None else p.condition, p.temperature, p.sample))
+    return sorted(found, key=lambda p: (-1 if p.condition is None else p.condition, *p[1:]))
 
 
 def condition_kind(params: Params, model: str, stage: str) -> Literal["tokens", "children"]:
@@ -68,4 +69,4 @@ def point_columns(model: str, stage: str, problem: Problem, point: Point, kind: 
     conditioned = point.condition is not None
     return {"model": model, "stage": stage, "problem_id": problem.id,
             "condition_kind": kind if conditioned else None, "condition_amount": point.condition,
-            "temperature": point.temperature, "sample": point.sample}
+            "temperature": point.temperature, "sample": point.sample, "join": point.join}

@@ -21,10 +21,15 @@ class Key(NamedTuple):
     stage: str
     temperature: float
     condition: int | None = None
+    join: str = "all"
 
     def __str__(self) -> str:
         condition = "" if self.condition is None else f" condition {self.condition}"
-        return f"{self.stage}/{self.model}{condition} T={self.temperature:g}"
+        join = "" if self.join == "all" else f" join {self.join}"
+        return f"{self.stage}/{self.model}{condition} T={self.temperature:g}{join}"
+
+
+KEY_COLUMNS = ("model", "stage", "temperature", "condition_amount", "join")
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def read_cells(paths: Iterable[Path]) -> dict[Key, Cell]:
     for path in paths:
         groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
         for row in read_rows(path, EVAL_SCHEMA):
-            groups[Key(row["model"], row["stage"], row["temperature"], row["condition_amount"])].append(row)
+            groups[Key(*(row[name] for name in KEY_COLUMNS))].append(row)
         for key, rows in groups.items():
             cells[key] = _cell(path, key, rows)
     return cells

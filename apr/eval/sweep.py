@@ -74,7 +74,7 @@ def make_request(params: Params, language: Language, problem: Problem, point: Po
                           f"{len(prompt)} tokens of the prompt of problem {problem.id!r}")
     name = f"{problem.id}/{point.condition}/{point.temperature}/{point.sample}"
     seed = derive_seed(params.seed, "evaluate", problem.id, point.sample)
-    return Request(name, prompt, point.temperature, seed)
+    return Request(name, prompt, point.temperature, seed, point.join)
 
 
 def open_engine(params: Params, language: Language, checkpoint: Path) -> SlotEngine:

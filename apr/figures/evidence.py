@@ -48,9 +48,10 @@ class Evidence:
             self.missing.append(key)
         return self.cells.get(key)
 
-    def conditions(self, model: str, stage: str, temperature: float) -> list[int | None]:
+    def conditions(self, model: str, stage: str, temperature: float, join: str = "all") -> list[int | None]:
         """The conditions that were swept, unconditioned first."""
-        found = [key.condition for key in self.cells if key[:3] == (model, stage, temperature)]
+        job = (model, stage, temperature)
+        found = [key.condition for key in self.cells if key[:3] == job and key.join == join]
         if not found:
             self.missing.append(Key(model, stage, temperature))
         return sorted(found, key=lambda condition: -1 if condition is None else condition)
@@ -63,11 +64,11 @@ class Evidence:
         """The same of a paired difference."""
         return named(name, paired_difference(after, before, self.params.eval.bootstrap, self.params.seed))
 
-    def latency(self, model: str, stage: str, condition: int | None) -> Row:
+    def latency(self, model: str, stage: str, condition: int | None, join: str = "all") -> Row:
         """Columns `latency` (seconds per problem, with interval), `latency_p50`, `latency_p95`; or blanks."""
         measured = self.latencies.get((stage, model), {"conditions": []})["conditions"]
         for entry in measured:
-            if entry["condition"] == condition:
+            if (entry["condition"], entry["join"]) == (condition, join):
                 seconds = np.array([row["seconds"] for row in entry["problems"]])
                 tails = {f"latency_{p}": entry[p]["seconds"] for p in ("p50", "p95")}
                 return self.spread("latency", seconds) | tails
@@ -136,8 +137,9 @@ def _pooled_cell(cells: Mapping[int, Cell]) -> Cell:
 
 def _pooled_latency(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The problems of each condition, without percentiles."""
-    problems: dict[int | None, list[dict[str, Any]]] = {}
+    problems: dict[tuple[int | None, str], list[dict[str, Any]]] = {}
     for run in measured:
         for entry in run["conditions"]:
-            problems.setdefault(entry["condition"], []).extend(entry["problems"])
-    return {"conditions": [{"condition": k, "problems": rows} for k, rows in problems.items()]}
+            problems.setdefault((entry["condition"], entry["join"]), []).extend(entry["problems"])
+    return {"conditions": [{"condition": condition, "join": join, "problems": rows}
+                           for (condition, join), rows in problems.items()]}

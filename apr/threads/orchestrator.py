@@ -18,8 +18,10 @@ from apr.grammar.events import Malformed
 from apr.grammar.thread_syntax import ThreadSyntax
 from apr.threads.rollout import Limits, Request, Rollout, Spawn, Status, Thread
 
+OUTRUN = "outrun by a sibling"
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, repr=False)
 class _Node:
     """A thread in its tree while the rollout is decoded; its own key in the decoder."""
 
@@ -32,6 +34,8 @@ class _Node:
     parent: "_Node | None" = None
     spawned: list[list["_Node"]] = field(default_factory=list)
     returned: list[int] = field(default_factory=list)
+    most: int | None = None
+    """Length of the thread at which a sibling that has returned something outruns it."""
 
 
 class Orchestrator:
@@ -90,7 +94,10 @@ class Orchestrator:
         self._sampled += len(segment.ids)
         node.budget -= len(segment.ids)
         _append(node.thread, segment.ids, True, segment.logprobs)
-        if segment.reason == "length":
+        if node.most is not None and (segment.reason == "length" or len(node.thread.ids) > node.most):
+            self._cut(node)
+            self._finish(node, Status.CANCELLED, OUTRUN)
+        elif segment.reason == "length":
             self._finish(node, Status.TRUNCATED, "no tokens left" if node.budget < 1 else "window full")
         elif segment.ids[-1] == self._syntax.run:
             self._spawn(node)
@@ -138,8 +145,28 @@ class Orchestrator:
         if status != Status.DONE:
             node.returned = self._syntax.nothing
         parent.budget += node.budget
+        if node.request.join == "any" and status == Status.DONE and node.returned != self._syntax.nothing:
+            for sibling in parent.spawned[-1]:
+                self._outrun(sibling, by=node)
         if all(child.thread.status not in (Status.RUNNING, Status.WAITING) for child in parent.spawned[-1]):
             self._join(parent)
+
+    def _outrun(self, node: _Node, by: _Node) -> None:
+        """Leaves a thread no more tokens than its sibling `by` has, however many it has decoded so far."""
+        node.most = node.thread.prompt_length + sum(by.thread.sampled)
+        if node in self._open:
+            self._decoder.shorten(node, node.most)
+        elif len(node.thread.ids) > node.most:
+            node.parent.budget += self._cut(node)
+            node.thread.status, node.thread.reason = Status.CANCELLED, OUTRUN
+            node.returned = self._syntax.nothing
+
+    def _cut(self, node: _Node) -> int:
+        """Takes the tokens beyond `most` from a thread without children of its own; how many."""
+        thread, extra = node.thread, max(0, len(node.thread.ids) - node.most)
+        for entries in (thread.ids, thread.sampled, thread.logprobs):
+            del entries[node.most :]
+        return extra
 
     def _join(self, node: _Node) -> None:
         """Appends what the children returned, in spawn order, and lets the parent decode on."""

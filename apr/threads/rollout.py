@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Status(StrEnum):
@@ -17,7 +17,7 @@ class Status(StrEnum):
     TRUNCATED = "truncated"
     """Out of window or of tokens."""
     CANCELLED = "cancelled"
-    """Spawned when no token was left to sample, so never started."""
+    """Spawned when no token was left to sample, so never started; or outrun by a sibling."""
 
 
 class Limits(NamedTuple):
@@ -35,12 +35,18 @@ class Limits(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A rollout to decode; `seed`, `id` and a thread's place in the tree fix the noise of its sampling."""
+    """A rollout to decode; `seed`, `id` and a thread's place in the tree fix the noise of its sampling.
+
+    `join`: a parent goes on when all its children have ended, or when any of them has returned something. As
+    all children of a spawn decode at the same time, its siblings then have as many tokens as it has, whatever
+    the decoder has really done first; they are cut there and return nothing.
+    """
 
     id: str
     prompt: list[int]
     temperature: float
     seed: int
+    join: Literal["all", "any"] = "all"
 
 
 @dataclass

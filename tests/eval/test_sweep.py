@@ -113,7 +113,8 @@ def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, tiny_param
     evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
     rows = read_rows(tmp_path / "a.parquet", EVAL_SCHEMA)
     problems = read_problems(world[0])[:4]
-    ids = [(row["problem_id"], row["condition_amount"], row["temperature"], row["sample"]) for row in rows]
+    columns = ("problem_id", "condition_amount", "temperature", "sample", "join")
+    ids = [tuple(row[name] for name in columns) for row in rows]
     assert ids == [(problem.id, *point) for problem in problems for point in points(params, "apr", "sft")]
     kinds = {(row["condition_kind"], row["condition_amount"]) for row in rows}
     assert kinds == {(None, None), ("children", 2)}

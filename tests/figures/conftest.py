@@ -18,7 +18,7 @@ def make_row(model, stage, problem, point, kind, **columns):
                                          "prompt": 8, "threads": 1}  # fmt: skip
     return {"model": model, "stage": stage, "problem_id": f"test-{problem:07d}",
             "condition_kind": kind if conditioned else None, "condition_amount": point.condition,
-            "temperature": point.temperature, "sample": point.sample,
+            "temperature": point.temperature, "sample": point.sample, "join": point.join,
             **answered, **counts, **columns}  # fmt: skip
 
 
@@ -78,11 +78,12 @@ def artefacts(params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for stage, model in jobs(params):
         write_job(params, folder, stage, model, plausible(stage, model))
-        greedy = [point.condition for point in points(params, model, stage) if point.temperature == 0]
+        greedy = [point for point in points(params, model, stage) if point.temperature == 0]
         entries = [
-            {"condition": condition, "p50": {"seconds": 0.5}, "p95": {"seconds": 0.9},
-             "problems": [{"seconds": 0.3 + 0.01 * i + 0.02 * (condition or 6)} for i in range(20)]}
-            for condition in greedy
+            {"condition": point.condition, "join": point.join,
+             "p50": {"seconds": 0.5}, "p95": {"seconds": 0.9},
+             "problems": [{"seconds": 0.3 + 0.01 * i + 0.02 * (point.condition or 6)} for i in range(20)]}
+            for point in greedy
         ]  # fmt: skip
         write_json(folder / "latency" / stage / f"{model}.json", {"conditions": entries})
         write_json(folder / "models" / stage / model / "metrics.json", {"loss": 0.25, "reward": 0.5})

@@ -71,22 +71,28 @@ def test_equal_tokens_gives_sos_plus_no_fewer_tokens(params):
 
 
 def timed(**seconds):
-    return {("sft", model): {"conditions": [{"condition": condition, "problems": [{"seconds": value}]}
-                                            for condition, value in entries.items()]}
+    """By model: seconds by condition; of `apr` those with join any, and twice as long with join all."""
+    joins = {"sos_plus": {"all": 1}, "apr": {"all": 2, "any": 1}}
+    return {("sft", model): {"conditions": [
+                {"condition": condition, "join": join, "problems": [{"seconds": factor * value}]}
+                for condition, value in entries.items() for join, factor in joins[model].items()]}
             for model, entries in seconds.items()}  # fmt: skip
 
 
 def test_equal_latency_takes_the_best_that_is_as_quick(params):
     half, most, none = (cell(column((n, 1), (100 - n, 0))) for n in (50, 90, 0))
     cells = {Key("sos_plus", "sft", 0.0): half, Key("sos_plus", "sft", 0.0, 64): none,
-             Key("apr", "sft", 0.0, 3): none, Key("apr", "sft", 0.0, 6): most,
-             Key("apr", "sft", 0.0, 10): most}  # fmt: skip
-    serial = {None: 0.5, 64: 0.2}
+             **{Key("apr", "sft", 0.0, k, join): found for join in ("all", "any")
+                for k, found in ((3, none), (6, most), (10, most))}}  # fmt: skip
+    serial, asked = {None: 0.5, 64: 0.2}, "children asked for"
     row = measure(params, "equal_latency", cells, timed(sos_plus=serial, apr={3: 0.1, 6: 0.4, 10: 0.9}))
-    assert (row["value"], row["note"], row["status"]) == (0.4, "400 ms against 500 ms", "supported")
+    assert (row["value"], row["status"]) == (0.4, "supported")
+    assert row["note"] == f"6 {asked}, 400 ms against 500 ms"
+    row = measure(params, "equal_latency_all", cells, timed(sos_plus=serial, apr={3: 0.1, 6: 0.4, 10: 0.9}))
+    assert (row["value"], row["note"]) == (-0.5, f"3 {asked}, 200 ms against 500 ms")
     row = measure(params, "equal_latency", cells, timed(sos_plus=serial, apr={6: 0.7, 10: 0.9}))
     assert (row["value"], row["status"]) == (0.4, "not supported")
-    assert row["note"] == "700 ms against 500 ms: no APR point is as quick"
+    assert row["note"] == f"6 {asked}, 700 ms against 500 ms: no APR point is as quick"
     assert measure(params, "equal_latency", cells, timed(apr={6: 0.7}))["status"] == "not measured"
 
 
@@ -138,11 +144,11 @@ def test_runs_of_several_seeds_are_pooled(params):
 
 
 def test_latencies_are_pooled(params):
-    entries = [{"condition": None, "problems": [{"seconds": seconds}]} for seconds in (1, 3)]
+    entries = [{"condition": None, "join": "any", "problems": [{"seconds": n}]} for n in (1, 3)]
     timed = [{("sft", "apr"): {"conditions": [entry]}} for entry in entries]
     runs = [evidence(params.model_copy(update={"seed": i}), {}, found) for i, found in enumerate(timed)]
     (entry,) = pool(runs).latencies["sft", "apr"]["conditions"]
-    assert entry == {"condition": None, "problems": [{"seconds": 1}, {"seconds": 3}]}
+    assert entry == {"condition": None, "join": "any", "problems": [{"seconds": 1}, {"seconds": 3}]}
 
 
 @pytest.fixture(scope="module")

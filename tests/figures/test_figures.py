@@ -113,13 +113,15 @@ def test_fig5_by_hand(params):
 
 
 def test_fig6_joins_accuracy_with_latency(params):
-    timed = {"conditions": [{"condition": 3, "problems": [{"seconds": 0.5}, {"seconds": 1.5}],
-                             "p50": {"seconds": 1.0}, "p95": {"seconds": 1.45}}]}  # fmt: skip
-    cells = {Key("apr", "sft", 0.0): cell([[1]]), Key("apr", "sft", 0.0, 3): cell([[0]], sequential=[[70]])}
+    timed = {"conditions": [{"condition": 3, "join": join, "problems": [{"seconds": n}, {"seconds": 1.5}],
+                             "p50": {"seconds": 1.0}, "p95": {"seconds": 1.45}}
+                            for join, n in (("all", 0.5), ("any", 0.1))]}  # fmt: skip
+    cells = {Key("apr", "sft", 0.0): cell([[1]]), Key("apr", "sft", 0.0, 3): cell([[0]], sequential=[[70]]),
+             Key("apr", "sft", 0.0, 3, "any"): cell([[1]], sequential=[[50]])}  # fmt: skip
     found = evidence(params, cells, {("sft", "apr"): timed})
     rows = FIGURES[3].rows(found)
     assert values(rows, "condition", "accuracy", "sequential", "latency", "latency_p95") == [
-        (None, 1, 1, None, None), (3, 0, 70, 1.0, 1.45),
+        (None, 1, 1, None, None), (3, 0, 70, 1.0, 1.45), (3, 1, 50, 0.8, 1.45),
     ]  # fmt: skip
     assert "latency of sft/apr" in found.lacks()
 

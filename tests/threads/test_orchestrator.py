@@ -47,6 +47,10 @@ class Player:
         self._text[key] += ids
         self._limit[key] = limit
 
+    def shorten(self, key: Hashable, limit: int) -> None:
+        if key in self._limit:
+            self._limit[key] = min(limit, self._limit[key])
+
     def close(self, key: Hashable) -> None:
         self._limit.pop(key, None)
         del self._text[key]
@@ -67,9 +71,9 @@ class Player:
         return [(key, Segment(new, [-token / 100 for token in new], reason))]
 
 
-def play(script: dict[str, str], limits: Limits = LIMITS, seed: int = 0) -> Rollout:
+def play(script: dict[str, str], limits: Limits = LIMITS, seed: int = 0, join: str = "all") -> Rollout:
     player = Player(script, seed=seed)
-    (rollout,) = Orchestrator(player, SYNTAX, limits).run([Request("p/0", ids(ROOT), 1.0, 7)])
+    (rollout,) = Orchestrator(player, SYNTAX, limits).run([Request("p/0", ids(ROOT), 1.0, 7, join)])
     assert not player.busy and player.closed == len(player.keys)
     return rollout
 
@@ -242,6 +246,45 @@ def test_children_share_what_is_left_and_nobody_exceeds_it():
     assert [t.status.value for t in rollout.threads] == ["truncated", "cancelled", "cancelled"]
 
 
+RACE = {
+    ROOT: "spawn #3 1 #2 2 #1 3 run",
+    "<child> 1 go": "5 5 5 5 join 1 end",  # returns something, but later than
+    "<child> 2 go": "5 join 2 end",
+    "<child> 3 go": "join none end",
+    ROOT + " spawn #3 1 #2 2 #1 3 run joined none joined 2 joined none resume": "answer none end",
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_first_success_outruns_its_siblings_whatever_the_decoder_does_first(seed):
+    rollout = play(RACE, seed=seed, join="any")
+    assert rows(rollout)[1:] == [
+        (1, 0, 1, "cancelled", "<child> 1 go 5 5 5 5"),  # as many tokens as the second has sampled
+        (2, 0, 1, "done", "<child> 2 go 5 join 2 end"),
+        (3, 0, 1, "done", "<child> 3 go join none end"),
+    ]
+    root, child = rollout.threads[:2]
+    assert root.status == Status.DONE and child.reason == "outrun by a sibling"
+    assert len(child.ids) == len(child.sampled) == len(child.logprobs) == 7
+    assert rollout.usage.sequential == 8 + 4 + 3 and rollout.usage.total == 8 + 4 + 4 + 3 + 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_a_success_any_is_all(seed):
+    lost = {ROOT: FAMILY[ROOT], "<child> 1 go": "5 6 join none end", "<child> 2 go": "join none end"}
+    lost[ROOT + " spawn #2 1 #1 2 run joined none joined none resume"] = "answer none end"
+    assert play(lost, seed=seed, join="any").threads == play(lost, seed=seed).threads
+
+
+def test_what_an_outrun_thread_had_left_goes_to_its_parent():
+    # 8 for the spawn, 27 left, 9 for each child: a parent that waits for all has 27 - 4 - 6 - 3 left
+    then = ROOT + " spawn #3 1 #2 2 #1 3 run joined none joined 2 joined none resume"
+    limits = LIMITS._replace(max_tokens=8 + 27)
+    for seed in range(6):
+        rollout = play({**RACE, then: "9 " * 30}, limits, seed, "any")
+        assert rollout.usage.total == 35 and rollout.threads[0].reason == "no tokens left"
+
+
 def test_requests_are_fed_as_threads_stop_and_come_back_in_order():
     player = Player(FAMILY, capacity=3)
     fed = []
@@ -291,7 +334,8 @@ def check_logprobs(model, thread):
         assert thread.logprobs[at] == pytest.approx(expected, abs=1e-5)
 
 
-def test_trees_of_a_model_do_not_depend_on_slots_though_more_parents_wait_than_there_are_slots():
+@pytest.mark.parametrize("join", ["all", "any"])
+def test_trees_of_a_model_do_not_depend_on_slots_though_more_parents_wait_than_there_are_slots(join):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY.size,
@@ -309,12 +353,19 @@ def test_trees_of_a_model_do_not_depend_on_slots_though_more_parents_wait_than_t
     def decode(slots):
         return Orchestrator(SlotEngine(model, syntax.stop_ids, slots, 64), syntax, limits).run(requests)
 
+    if join == "any":
+        requests = [request._replace(join="any") for request in requests]
+        limits = limits._replace(max_depth=1)
     few, many = decode(2), decode(32)
     assert [rollout.threads for rollout in few] == [
         [replace(thread, logprobs=pytest.approx(thread.logprobs, abs=1e-5)) for thread in rollout.threads]
         for rollout in many
     ]
     threads = [thread for rollout in few for thread in rollout.threads]
-    assert {1, 2} <= {thread.depth for thread in threads} and sum(len(t.spawns) for t in threads) > 8
+    if join == "all":
+        assert {1, 2} <= {thread.depth for thread in threads}
+    else:
+        assert sum(thread.status == Status.CANCELLED for thread in threads) > 8
+    assert sum(len(t.spawns) for t in threads) > 8
     for thread in threads:
         check_logprobs(model, thread)
