@@ -241,16 +241,17 @@ def record(checkpoint: Path, problems: Path, count: int) -> None:
     from apr.cli.plan import load_scale
     from apr.countdown import read_problems
     from apr.eval.points import Point
-    from apr.eval.sweep import make_request, open_engine, orchestrate
+    from apr.eval.sweep import make_request, open_decoder, orchestrate
     from apr.grammar.tokenizer import load_language
 
     params, language = load_scale("default"), load_language(checkpoint)
-    orchestrator = orchestrate(params, language, open_engine(params, language, checkpoint))
     point = Point(None, 1.0, 0)
     requests = [make_request(params, language, problem, point, "children")
                 for problem in read_problems(problems)[:count]]  # fmt: skip
     trees = []
-    for rollout in orchestrator.run(requests):
+    with open_decoder(params, language, checkpoint) as decoder:
+        rollouts = orchestrate(params, language, decoder).run(requests)
+    for rollout in rollouts:
         root, *children = rollout.threads
         at = root.spawns[0].at if root.spawns else len(root.ids)
         after = sum(root.sampled[at:])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apr.cli import inspect
 from apr.cli.plan import DEFAULT_SCALE, load_scale
+from apr.cli.serve import serve
 from apr.core.errors import AprError
 from apr.core.params import Params
 from apr.core.recipe import make, read_job
@@ -144,6 +145,11 @@ def build_parser() -> argparse.ArgumentParser:
         verb.set_defaults(run=run_job, function=function)
     for function in (inspect.params, inspect.status, inspect.prune, inspect.commit):
         add_verb(verbs, function).set_defaults(run=function)
+    verb = add_verb(verbs, serve)
+    verb.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help=PATHS["checkpoint"])
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
+    verb.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    verb.set_defaults(run=serve)
     return parser
 
 

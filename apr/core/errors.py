@@ -15,3 +15,7 @@ class DataError(AprError):
 
 class CheckpointError(AprError):
     """A model directory is incomplete, or its tokenizer does not fit its weights or the grammar."""
+
+
+class ServerError(AprError):
+    """A decoding server is lost, or refuses what it is asked for."""

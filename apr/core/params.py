@@ -192,6 +192,14 @@ class Engine(Section):
     torch_threads: Positive = 1
     """CPU threads of one process: fixed, so that results do not depend on the number of cores."""
     device: str = "auto"
+    backend: Literal["slots", "vllm", "sglang"] = "slots"
+    """What evaluations decode with: this project's engine, or servers of the model that is evaluated."""
+    endpoints: list[str] = []
+    """Base URLs of the servers, several of them if there are replicas."""
+    served_model: str = "apr"
+    """vLLM: the name that the model is served under."""
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds that a server may take to answer."""
 
 
 class Sweep(Section):
@@ -245,6 +253,8 @@ class Params(Section):
                  f"a multiple of 2 * model.heads = {2 * self.model.heads}")
         _require(self.model.heads % self.model.kv_heads == 0, "model.kv_heads", self.model.kv_heads,
                  f"a divisor of model.heads = {self.model.heads}")
+        _require((self.engine.backend == "slots") == (not self.engine.endpoints), "engine.endpoints",
+                 self.engine.endpoints, "URLs where engine.backend is vllm or sglang, and only there")
         for name in ("number_range", "target_range"):
             low, high = getattr(self.problems, name)
             _require(low <= high, f"problems.{name}", [low, high], "low first")

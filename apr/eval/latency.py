@@ -9,11 +9,14 @@ import numpy as np
 from apr.core.files import write_json
 from apr.core.params import Params
 from apr.core.progress import track
+from apr.countdown import Problem
 from apr.engine.checkpoint import resolve_device
 from apr.eval.judge import verdict
 from apr.eval.points import Point, condition_kind, first_problems, points
-from apr.eval.sweep import make_request, open_engine, orchestrate
+from apr.eval.sweep import Timed, make_request, open_decoder, orchestrate
 from apr.grammar.tokenizer import load_language
+from apr.threads.orchestrator import Orchestrator
+from apr.threads.rollout import Request, Rollout
 
 TIMED = ("prefill_seconds", "decode_seconds", "seconds")
 """Forward passes that read prompts and joined messages; passes that decode; the whole rollout."""
@@ -33,31 +36,36 @@ def measure_latency(
     greedy = greedy or [Point(None, 0.0, 0)]
     language = load_language(checkpoint)
     chosen = first_problems(problems, params.eval.latency_problems)
-    engine = open_engine(params, language, checkpoint)
-    orchestrator = orchestrate(params, language, engine)
-
-    def measure(problem: Any, point: Point) -> dict[str, Any]:
-        request = make_request(params, language, problem, point, kind)
-        before = time.perf_counter(), engine.prefill_seconds, engine.decode_seconds
-        (rollout,) = orchestrator.run([request])
-        after = time.perf_counter(), engine.prefill_seconds, engine.decode_seconds
-        seconds, prefill, decode = (end - start for start, end in zip(before, after, strict=True))
-        usage = rollout.usage
-        return {"problem_id": problem.id, "prefill_seconds": prefill, "decode_seconds": decode,
-                "seconds": seconds, "total": usage.total, "sequential": usage.sequential,
-                "children": usage.children, "solved": verdict(language, problem, rollout)["strict"]}
-
-    measure(chosen[0], greedy[0])  # the first rollout pays for what is loaded lazily
     work = [(point, problem) for point in greedy for problem in chosen]
     rows: dict[Point, list[dict[str, Any]]] = {point: [] for point in greedy}
-    for point, problem in track(work, f"latency {stage}/{model}", len(work), "problem"):
-        rows[point].append(measure(problem, point))
+    with open_decoder(params, language, checkpoint) as decoder:
+        orchestrator = orchestrate(params, language, decoder)
+
+        def measure(point: Point, problem: Problem) -> dict[str, Any]:
+            request = make_request(params, language, problem, point, kind)
+            rollout, times = timed(orchestrator, decoder, request)
+            usage = rollout.usage
+            return {"problem_id": problem.id, **dict(zip(TIMED, times, strict=True)), "total": usage.total,
+                    "sequential": usage.sequential, "children": usage.children,
+                    "solved": verdict(language, problem, rollout)["strict"]}
+
+        measure(*work[0])  # the first rollout pays for what is loaded lazily
+        for point, problem in track(work, f"latency {stage}/{model}", len(work), "problem"):
+            rows[point].append(measure(point, problem))
     write_json(out, {
         "model": model, "stage": stage, "device": str(resolve_device(params.engine.device)),
         "torch_threads": params.engine.torch_threads,
         "conditions": [{"condition": point.condition, "join": point.join, "problems": measured,
                         **percentiles(measured)} for point, measured in rows.items()],
     })  # fmt: skip
+
+
+def timed(orchestrator: Orchestrator, decoder: Timed, request: Request) -> tuple[Rollout, list[float]]:
+    """One rollout, and its `TIMED`."""
+    before = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
+    (rollout,) = orchestrator.run([request])
+    after = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
+    return rollout, [end - start for start, end in zip(before, after, strict=True)]
 
 
 def percentiles(measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

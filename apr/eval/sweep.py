@@ -1,6 +1,7 @@
 """One evaluation job: every sweep point of one model at one stage (Figures 4, 5, 7, 8; Tables 1-3)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from apr.core.progress import Meter
 from apr.core.seeds import derive_seed
 from apr.countdown import Problem
 from apr.engine.checkpoint import load_model
+from apr.engine.interface import Decoder
+from apr.engine.remote import RemoteDecoder, SglangWire, VllmWire
 from apr.engine.slots import SlotEngine
 from apr.eval.judge import EVAL_SCHEMA, ledger, verdict
 from apr.eval.points import Point, condition_kind, first_problems, point_columns, points
@@ -33,11 +36,13 @@ def evaluate(params: Params, model: str, stage: str, problems: Path, checkpoint:
     chosen = first_problems(problems, params.eval.problems)
     owners = [(problem, point) for problem in chosen for point in at]
     requests = [make_request(params, language, problem, point, kind) for problem, point in owners]
-    orchestrator = orchestrate(params, language, open_engine(params, language, checkpoint))
-    with Meter(f"evaluate {stage}/{model}", len(requests), "rollout") as meter:
+    with (
+        open_decoder(params, language, checkpoint) as decoder,
+        Meter(f"evaluate {stage}/{model}", len(requests), "rollout") as meter,
+    ):
         names = {request.id: problem for request, (problem, _) in zip(requests, owners, strict=True)}
         tally = Tally(language, names, meter)
-        rollouts = orchestrator.run(requests, tally.update)
+        rollouts = orchestrate(params, language, decoder).run(requests, tally.update)
     rows = [
         point_columns(model, stage, problem, point, kind)
         | verdict(language, problem, rollout)
@@ -77,15 +82,29 @@ def make_request(params: Params, language: Language, problem: Problem, point: Po
     return Request(name, prompt, point.temperature, seed, point.join)
 
 
-def open_engine(params: Params, language: Language, checkpoint: Path) -> SlotEngine:
-    """The model of `checkpoint` in an engine with empty slots. Raises `CheckpointError`."""
-    torch.set_num_threads(params.engine.torch_threads)
-    model = load_model(checkpoint, params.engine.device)
-    return SlotEngine(model, language.syntax.stop_ids, params.engine.slots, params.grammar.window)
+Timed = SlotEngine | RemoteDecoder
+"""Decoders that count what they take."""
 
 
-def orchestrate(params: Params, language: Language, engine: SlotEngine) -> Orchestrator:
-    """Thread trees on `engine`, within the limits of `params`."""
+@contextmanager
+def open_decoder(params: Params, language: Language, checkpoint: Path) -> Iterator[Timed]:
+    """The model of `checkpoint` in an engine with empty slots, or the servers of `engine.endpoints`.
+
+    Raises `CheckpointError`. That servers have the same model is for their owner to see to.
+    """
+    engine, stop_ids = params.engine, language.syntax.stop_ids
+    if engine.backend == "slots":
+        torch.set_num_threads(engine.torch_threads)
+        yield SlotEngine(load_model(checkpoint, engine.device), stop_ids, engine.slots, params.grammar.window)
+        return
+    wire = VllmWire(engine.served_model) if engine.backend == "vllm" else SglangWire()
+    size, timeout = language.vocabulary.size, engine.timeout
+    with RemoteDecoder(engine.endpoints, wire, stop_ids, size, engine.slots, timeout) as decoder:
+        yield decoder
+
+
+def orchestrate(params: Params, language: Language, decoder: Decoder) -> Orchestrator:
+    """Thread trees on `decoder`, within the limits of `params`."""
     limits = Limits(params.grammar.window, params.engine.max_tokens, params.grammar.max_children,
                     params.engine.max_depth)
-    return Orchestrator(engine, language.syntax, limits)
+    return Orchestrator(decoder, language.syntax, limits)

@@ -101,6 +101,9 @@ def check_params(params: Params, policy: str) -> None:
     """Raises `ParamsError` if `policy` is unknown or a step's rollouts do not split into micro-batches."""
     if policy not in params.rl.policies:
         raise ParamsError(f"rl.policies: {policy!r} is not allowed; allowed: {sorted(params.rl.policies)}")
+    if params.engine.backend != "slots":
+        raise ParamsError(f"engine.backend: {params.engine.backend!r} is not allowed; allowed: 'slots', as "
+                          "the weights change with every step of RL")
     rows = params.rl.prompts * params.rl.group
     if rows % params.rl.rows_per_device:
         raise ParamsError(f"rl.rows_per_device: {params.rl.rows_per_device} is not allowed; allowed: a "

@@ -1,16 +1,22 @@
 """Evaluation of a real (untrained) checkpoint, and the verdicts on rollouts written by hand."""
 
+import threading
+
 import pytest
 
 from apr.core.errors import CheckpointError, DataError, ParamsError
 from apr.core.files import read_json, read_rows, write_rows
 from apr.countdown import PROBLEM_SCHEMA, Operation, Problem, read_problems
+from apr.engine.checkpoint import load_model
+from apr.engine.serve import EngineServer
+from apr.engine.slots import SlotEngine
 from apr.eval.judge import EVAL_SCHEMA, expression, ledger, verdict
 from apr.eval.latency import measure_latency, percentiles
 from apr.eval.points import Point, condition_kind, jobs, points
 from apr.eval.results import Key, read_cells
 from apr.eval.sweep import evaluate
 from apr.grammar import build_language
+from apr.grammar.tokenizer import load_language
 from apr.threads.rollout import Rollout, Spawn, Status, Thread
 
 
@@ -129,6 +135,26 @@ def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, tiny_param
         Key("apr", "sft", 0.0): 1, Key("apr", "sft", 1.0): 3, Key("apr", "sft", 0.0, 2): 1,
         Key("apr", "sft", 1.0, 2): 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["vllm", "sglang"])
+def test_a_server_gives_the_same_greedy_rows(params, tiny_params, world, tmp_path, backend):
+    evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
+    language = load_language(world[1])
+    stop_ids = language.syntax.stop_ids
+    engine = SlotEngine(load_model(world[1], "cpu"), stop_ids, 4, params.grammar.window)
+    with EngineServer(engine, stop_ids, language.vocabulary.size, "apr") as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = params.engine.model_dump() | {"backend": backend, "endpoints": [server.url]}
+        served = tiny_params(engine=settings)
+        evaluate(served, "apr", "sft", *world, tmp_path / "b.parquet")
+        measure_latency(served, "apr", "sft", *world, tmp_path / "c.json")
+        server.shutdown()
+    greedy = [[row for row in read_rows(tmp_path / name, EVAL_SCHEMA) if row["temperature"] == 0]
+              for name in ("a.parquet", "b.parquet")]  # fmt: skip
+    assert greedy[0] == greedy[1]
+    first = read_json(tmp_path / "c.json")["conditions"][0]["problems"][0]
+    assert first["seconds"] > first["decode_seconds"] > 0 == first["prefill_seconds"]
 
 
 def test_a_gap_in_an_evaluation_is_an_error(params, world, tmp_path):

@@ -1,0 +1,281 @@
+"""Decoding by servers over HTTP, behind the same door as the slot engine: token ids out, token ids in.
+
+A thread is one request from its opening, or its last extension, to its stop; an extension submits the whole
+thread again, whose keys and values the server's prefix cache still has. Requests go to the endpoint with the
+fewest of them. What fails on the way (no connection, no answer in time, 5xx, an answer that is not what was
+asked for) is tried again, elsewhere if there is an elsewhere; an endpoint that goes on failing is lost, and
+the last one lost ends decoding with `ServerError`. So does a request that a server refuses (4xx).
+"""
+
+import asyncio
+import math
+import queue
+import threading
+import time
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import httpx
+
+from apr.core.errors import ServerError
+from apr.core.seeds import derive_seed
+from apr.engine.interface import Sampling, Segment
+
+Json = dict[str, Any]
+SEEDS = 1 << 31
+"""Servers take seeds of 31 bits."""
+
+
+class Wire(Protocol):
+    """The request and the answer of one kind of server."""
+
+    path: str
+
+    def body(self, ids: list[int], sampling: Sampling, count: int, seed: int, stop: list[int]) -> Json:
+        """Asks for up to `count` tokens after `ids`."""
+
+    def answer(self, payload: Any) -> tuple[list[int], list[float], str, int]:
+        """Tokens, log-probabilities, "stop" or "length", and the length of the prompt that was decoded from.
+
+        Raises `KeyError`, `TypeError`, `IndexError` or `ValueError` if something is missing.
+        """
+
+
+@dataclass(frozen=True)
+class VllmWire:
+    """vLLM's completions, started with `--logprobs-mode processed_logprobs`."""
+
+    model: str
+    path: str = "/v1/completions"
+
+    def body(self, ids: list[int], sampling: Sampling, count: int, seed: int, stop: list[int]) -> Json:
+        return {"model": self.model, "prompt": ids, "max_tokens": count, "temperature": sampling.temperature,
+                "seed": seed, "stop_token_ids": stop, "ignore_eos": True, "logprobs": 0,
+                "return_token_ids": True, "skip_special_tokens": False}  # fmt: skip
+
+    def answer(self, payload: Any) -> tuple[list[int], list[float], str, int]:
+        (choice,) = payload["choices"]
+        logprobs = choice["logprobs"]["token_logprobs"]
+        return choice["token_ids"], logprobs, choice["finish_reason"], len(choice["prompt_token_ids"])
+
+
+@dataclass(frozen=True)
+class SglangWire:
+    """SGLang's own `generate`."""
+
+    path: str = "/generate"
+
+    def body(self, ids: list[int], sampling: Sampling, count: int, seed: int, stop: list[int]) -> Json:
+        settings = {"temperature": sampling.temperature, "max_new_tokens": count, "stop_token_ids": stop,
+                    "no_stop_trim": True, "ignore_eos": True, "skip_special_tokens": False,
+                    "sampling_seed": seed}  # fmt: skip
+        return {"input_ids": ids, "sampling_params": settings, "return_logprob": True}
+
+    def answer(self, payload: Any) -> tuple[list[int], list[float], str, int]:
+        about = payload["meta_info"]
+        logprobs = [entry[0] for entry in about["output_token_logprobs"]]
+        return payload["output_ids"], logprobs, about["finish_reason"]["type"], about["prompt_tokens"]
+
+
+@dataclass(eq=False)
+class _Endpoint:
+    url: str
+    running: int = 0
+    failures: int = 0
+    """Since the last answer; of requests that were under way together, the first to fail counts."""
+    failed_at: float = -math.inf
+    fault: str = ""
+    lost: bool = False
+
+
+@dataclass(eq=False)
+class _Thread:
+    ids: list[int]
+    sampling: Sampling
+    limit: int
+    request: asyncio.Future | None = field(default=None)
+    """None once it has stopped."""
+
+
+class RemoteDecoder:
+    """A `Decoder` with up to `capacity` requests under way at the servers `endpoints`.
+
+    `timeout` (s) bounds a request, connection included; after a failure an endpoint rests for `backoff` (s),
+    twice as long after each further one, and is lost after `retries` failures without an answer in between.
+    Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        endpoints: Iterable[str],
+        wire: Wire,
+        stop_ids: Iterable[int],
+        vocabulary_size: int,
+        capacity: int,
+        timeout: float = 120.0,
+        retries: int = 4,
+        backoff: float = 0.25,
+    ):
+        self.capacity = capacity
+        self.prefill_seconds = self.decode_seconds = 0.0
+        """Servers do not tell them apart: all of the time that was waited for is decoding."""
+        self._endpoints = [_Endpoint(url.rstrip("/")) for url in endpoints]
+        self._wire, self._stop, self._vocabulary = wire, sorted(set(stop_ids)), vocabulary_size
+        self._retries, self._backoff = retries, backoff
+        self._threads: dict[Hashable, _Thread] = {}
+        self._done: queue.Queue[tuple[Hashable, _Thread, Segment | BaseException]] = queue.Queue()
+        self._loop = asyncio.new_event_loop()
+        self._runner = threading.Thread(target=self._loop.run_forever, daemon=True, name="remote decoder")
+        self._runner.start()
+        self._client = httpx.AsyncClient(
+            timeout=timeout, limits=httpx.Limits(max_connections=None, max_keepalive_connections=capacity)
+        )
+        self._room = asyncio.Semaphore(capacity)
+
+    def __enter__(self) -> "RemoteDecoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_all()
+
+    def close_all(self) -> None:
+        """Cancels what is under way and closes the connections."""
+        for key in list(self._threads):
+            self.close(key)
+        if self._runner.is_alive():
+            asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._runner.join()
+            self._loop.close()
+
+    def open(self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int) -> None:
+        if key in self._threads:
+            raise ValueError(f"thread {key!r} is already open")
+        if not 0 < len(prompt) < limit:
+            raise ValueError(f"prompt of {len(prompt)} tokens, limit {limit}: no room to sample")
+        self._threads[key] = _Thread(list(prompt), sampling, limit)
+        self._submit(key)
+
+    def extend(self, key: Hashable, ids: Sequence[int], limit: int) -> None:
+        thread = self._threads.get(key)
+        if thread is None or thread.request is not None:
+            raise ValueError(f"thread {key!r} is not open and stopped")
+        if not len(thread.ids) + len(ids) < limit:
+            raise ValueError(f"{len(thread.ids)} + {len(ids)} tokens, limit {limit}: no room to sample")
+        thread.ids += ids
+        thread.limit = limit
+        self._submit(key)
+
+    def shorten(self, key: Hashable, limit: int) -> None:
+        thread = self._threads.get(key)
+        if thread is None or limit <= len(thread.ids):
+            raise ValueError(f"thread {key!r} is not open, or no room to sample is left")
+        thread.limit = min(thread.limit, limit)  # what is under way is cut when it comes
+
+    def close(self, key: Hashable) -> None:
+        if key not in self._threads:
+            raise ValueError(f"thread {key!r} is not open")
+        request = self._threads.pop(key).request
+        if request is not None:
+            request.cancel()
+
+    @property
+    def busy(self) -> bool:
+        return any(thread.request is not None for thread in self._threads.values())
+
+    def step(self) -> list[tuple[Hashable, Segment]]:
+        """Waits until a thread stops. Raises `ServerError`."""
+        started = time.perf_counter()
+        stopped: list[tuple[Hashable, Segment]] = []
+        while self.busy and (not stopped or not self._done.empty()):
+            key, thread, found = self._done.get()
+            if self._threads.get(key) is not thread:
+                continue  # closed meanwhile
+            if isinstance(found, BaseException):
+                raise found
+            room = thread.limit - len(thread.ids)
+            if len(found.ids) > room:
+                found = Segment(found.ids[:room], found.logprobs[:room], "length")
+            thread.ids += found.ids
+            thread.request = None
+            stopped.append((key, found))
+        self.decode_seconds += time.perf_counter() - started
+        return stopped
+
+    def _submit(self, key: Hashable) -> None:
+        thread = self._threads[key]
+        request = asyncio.run_coroutine_threadsafe(self._decode(list(thread.ids), thread), self._loop)
+        thread.request = request
+
+        def done(future) -> None:
+            if not future.cancelled():
+                self._done.put((key, thread, future.exception() or future.result()))
+
+        request.add_done_callback(done)
+
+    async def _decode(self, ids: list[int], thread: _Thread) -> Segment:
+        """One request, until some endpoint has answered it."""
+        seed = derive_seed(thread.sampling.key, len(ids)) % SEEDS
+        count = thread.limit - len(ids)
+        body = self._wire.body(ids, thread.sampling, count, seed, self._stop)
+        async with self._room:
+            while True:
+                endpoint = await self._endpoint()
+                endpoint.running += 1
+                started = time.monotonic()
+                try:
+                    response = await self._client.post(endpoint.url + self._wire.path, json=body)
+                    if response.is_client_error:
+                        said = f"{response.status_code}: {' '.join(response.text.split())[:200]}"
+                        raise ServerError(f"{endpoint.url}: refused a request ({said})")
+                    response.raise_for_status()
+                    segment = self._checked(response.json(), len(ids), count)
+                    endpoint.failures = 0
+                    return segment
+                except (httpx.HTTPError, KeyError, TypeError, IndexError, ValueError) as error:
+                    self._failed(endpoint, started, error)
+                finally:
+                    endpoint.running -= 1
+
+    async def _endpoint(self) -> _Endpoint:
+        """The least loaded of those that are not lost, once one of them is not resting."""
+        while True:
+            left = [endpoint for endpoint in self._endpoints if not endpoint.lost]
+            if not left:
+                faults = "; ".join(f"{endpoint.url}: {endpoint.fault}" for endpoint in self._endpoints)
+                raise ServerError(f"no server is left ({faults})")
+            rests = {endpoint: self._rest(endpoint) for endpoint in left}
+            awake = [endpoint for endpoint in left if rests[endpoint] <= 0]
+            if awake:
+                return min(awake, key=lambda endpoint: endpoint.running)
+            await asyncio.sleep(min(rests.values()))
+
+    def _rest(self, endpoint: _Endpoint) -> float:
+        if not endpoint.failures:
+            return 0.0
+        return endpoint.failed_at + self._backoff * 2 ** (endpoint.failures - 1) - time.monotonic()
+
+    def _failed(self, endpoint: _Endpoint, started: float, error: Exception) -> None:
+        if started < endpoint.failed_at:
+            return
+        endpoint.failed_at = time.monotonic()
+        endpoint.failures += 1
+        endpoint.fault = f"{type(error).__name__} {error}".strip()
+        endpoint.lost = endpoint.failures > self._retries
+
+    def _checked(self, payload: Any, prompt: int, count: int) -> Segment:
+        """The answer, if it can be one. Raises `ValueError` and the errors of `Wire.answer`."""
+        ids, logprobs, reason, seen = self._wire.answer(payload)
+        if seen != prompt:
+            raise ValueError(f"decoded from {seen} tokens instead of {prompt}")
+        if not all(type(token) is int and 0 <= token < self._vocabulary for token in ids):
+            raise ValueError("answered with something that is no token of the vocabulary")
+        if len(logprobs) != len(ids) or not all(math.isfinite(value) and value < 1e-3 for value in logprobs):
+            raise ValueError("answered without a log-probability for each token")
+        stops = [token in self._stop for token in ids]
+        if not ids or len(ids) > count or any(stops[:-1]) or reason not in ("stop", "length"):
+            raise ValueError(f"answered with {len(ids)} tokens of {count}, {sum(stops)} of them stops")
+        if not stops[-1] and len(ids) < count:
+            raise ValueError(f"ended after {len(ids)} tokens of {count}, no stop: is its window too small?")
+        return Segment(ids, logprobs, "stop" if stops[-1] else "length")

@@ -1,0 +1,154 @@
+"""The slot engine as a server: completions in the wire formats of vLLM and SGLang, token ids in and out.
+
+    POST /v1/completions   {"prompt": [ids], "max_tokens", "temperature", "seed", "stop_token_ids"}
+    POST /generate         {"input_ids": [ids], "sampling_params": {"max_new_tokens", "temperature", ...}}
+    GET  /health, /v1/models
+
+Requests of all connections share the engine's batches. The stop ids are those that the server was started
+with; a request that asks for others is refused, as is one that does not fit the window.
+"""
+
+import json
+import queue
+import threading
+from concurrent.futures import Future
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from typing import Any
+
+from apr.engine.interface import Sampling, Segment
+from apr.engine.slots import SlotEngine
+
+
+class Refused(ValueError):
+    """What is wrong with a request."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    server: "EngineServer"
+
+    def do_GET(self) -> None:
+        if self.path in ("/health", "/v1/models"):
+            self.reply(200, {"object": "list", "data": [{"id": self.server.name, "object": "model"}]})
+        else:
+            self.reply(404, {"error": f"no such path: {self.path}"})
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        try:
+            body = json.loads(raw)
+            if self.path == "/v1/completions":
+                self.reply(200, self.completion(body))
+            elif self.path == "/generate":
+                self.reply(200, self.generation(body))
+            else:
+                self.reply(404, {"error": f"no such path: {self.path}"})
+        except (Refused, json.JSONDecodeError) as error:
+            self.reply(400, {"error": str(error)})
+        except (AttributeError, KeyError, TypeError) as error:
+            self.reply(400, {"error": f"not a request: {type(error).__name__} {error}"})
+        except RuntimeError as error:
+            self.reply(500, {"error": str(error)})
+
+    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        prompt, asked = body["prompt"], (body.get(name) for name in ("seed", "max_tokens", "stop_token_ids"))
+        found = self.server.decode(prompt, body.get("temperature", 1.0), *asked)
+        choice = {"index": 0, "text": "", "token_ids": found.ids, "prompt_token_ids": prompt,
+                  "logprobs": {"token_logprobs": found.logprobs}, "finish_reason": found.reason,
+                  "stop_reason": found.ids[-1] if found.reason == "stop" else None}  # fmt: skip
+        return {"object": "text_completion", "model": self.server.name, "choices": [choice],
+                "usage": {"prompt_tokens": len(prompt), "completion_tokens": len(found.ids)}}  # fmt: skip
+
+    def generation(self, body: dict[str, Any]) -> dict[str, Any]:
+        prompt, settings = body["input_ids"], body.get("sampling_params", {})
+        asked = (settings.get(name) for name in ("sampling_seed", "max_new_tokens", "stop_token_ids"))
+        found = self.server.decode(prompt, settings.get("temperature", 1.0), *asked)
+        reason = {"type": found.reason} | ({"matched": found.ids[-1]} if found.reason == "stop" else {})
+        logprobs = [[value, token, None] for value, token in zip(found.logprobs, found.ids, strict=True)]
+        return {"text": "", "output_ids": found.ids,
+                "meta_info": {"prompt_tokens": len(prompt), "completion_tokens": len(found.ids),
+                              "finish_reason": reason, "output_token_logprobs": logprobs}}  # fmt: skip
+
+    def reply(self, status: int, payload: dict[str, Any]) -> None:
+        content = json.dumps(payload).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing: the engine's rate is what matters, and it is the client's."""
+
+
+class EngineServer(ThreadingHTTPServer):
+    """Serves `engine` at `address` (host, port; 0 takes a free one) until `shutdown`."""
+
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, engine: SlotEngine, stop_ids: frozenset[int], vocabulary_size: int, name: str,
+                 address: tuple[str, int] = ("127.0.0.1", 0), handler: type[Handler] = Handler):  # fmt: skip
+        super().__init__(address, handler)
+        self.name = name
+        self._engine, self._stop, self._vocabulary = engine, sorted(stop_ids), vocabulary_size
+        self._waiting: queue.Queue[tuple[list[int], Sampling, int, Future] | None] = queue.Queue()
+        self._worker = threading.Thread(target=self._work, daemon=True, name="engine")
+        self._worker.start()
+
+    @property
+    def url(self) -> str:
+        host, port = self.server_address[:2]
+        return f"http://{host}:{port}"
+
+    def server_close(self) -> None:
+        super().server_close()
+        self._waiting.put(None)
+        self._worker.join()
+
+    def decode(self, prompt: Any, temperature: Any, seed: Any, most: Any, stop: Any) -> Segment:
+        """One request, in a batch with whatever else is there. Raises `Refused` and `RuntimeError`."""
+        if not isinstance(prompt, list) or not all(
+            type(token) is int and 0 <= token < self._vocabulary for token in prompt
+        ):
+            raise Refused(f"prompt: allowed: a list of ids below {self._vocabulary}")
+        if type(most) is not int or not 0 < most <= self._engine.window - len(prompt) or not prompt:
+            raise Refused(f"{len(prompt)} tokens and {most} more: allowed: at least one of each, "
+                          f"{self._engine.window} together")  # fmt: skip
+        if not isinstance(temperature, (int, float)) or temperature < 0:
+            raise Refused(f"temperature {temperature!r}: allowed: 0 or more")
+        if stop is not None and sorted(stop) != self._stop:
+            raise Refused(f"stop_token_ids {stop}: allowed: {self._stop}, with which the server was started")
+        if seed is not None and (type(seed) is not int or seed < 0):
+            raise Refused(f"seed {seed!r}: allowed: an integer of 0 or more")
+        answer: Future[Segment] = Future()
+        self._waiting.put((prompt, Sampling(float(temperature), seed or 0), len(prompt) + most, answer))
+        return answer.result()
+
+    def _work(self) -> None:
+        """Opens what has come, steps, hands out what has stopped; sleeps while there is nothing to do."""
+        answers: dict[int, Future[Segment]] = {}
+        keys = count()
+        while True:
+            while not self._engine.busy or not self._waiting.empty():
+                request = self._waiting.get()
+                if request is None:
+                    return
+                prompt, sampling, limit, answer = request
+                key = next(keys)
+                answers[key] = answer
+                self._engine.open(key, prompt, sampling, limit)
+            try:
+                stopped = self._engine.step()
+            except Exception as error:
+                for key, answer in answers.items():
+                    self._engine.close(key)
+                    answer.set_exception(RuntimeError(f"the engine has failed: {error}"))
+                answers.clear()
+                continue
+            for key, segment in stopped:
+                self._engine.close(key)
+                answers.pop(key).set_result(segment)
