@@ -32,8 +32,13 @@ class Decoder(Protocol):
     capacity: int
     """Threads that decode at the same time; more may be open and wait for their turn."""
 
-    def open(self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int) -> None:
-        """Starts a thread. `limit` is the largest length of the whole thread, prompt included."""
+    def open(
+        self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int, rank: int = 0
+    ) -> None:
+        """Starts a thread. `limit` is the largest length of the whole thread, prompt included.
+
+        Of threads that wait for their turn, those of the lowest `rank` come first, the oldest of them first.
+        """
 
     def extend(self, key: Hashable, ids: Sequence[int], limit: int) -> None:
         """Appends `ids` to a stopped thread, which then goes on sampling, up to a new `limit`."""

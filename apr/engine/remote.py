@@ -149,7 +149,10 @@ class RemoteDecoder:
             self._runner.join()
             self._loop.close()
 
-    def open(self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int) -> None:
+    def open(
+        self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int, rank: int = 0
+    ) -> None:
+        """`rank` is nothing to servers, which have an order of their own."""
         if key in self._threads:
             raise ValueError(f"thread {key!r} is already open")
         if not 0 < len(prompt) < limit:

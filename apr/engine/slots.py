@@ -8,7 +8,9 @@ the model and samples a token for each.
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import chain, islice
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
@@ -45,15 +47,17 @@ class _Sequence:
     ids: list[int]
     handed: int
     """Length when it was last handed over to the engine: what follows is sampled."""
+    rank: int = 0
     slot: int = -1
 
 
 class SlotEngine:
     """A `Decoder` with `slots` threads in memory, each of at most `window` tokens.
 
-    Threads beyond that wait in order of arrival. A stopped thread keeps its slot, so an extension prefills
-    only what was appended; if others wait while stopped threads hold more than half of the slots, those
-    stopped last lose theirs and are prefilled again when extended, so nothing ever waits for good.
+    Threads beyond that wait, in order of rank and arrival. A stopped thread keeps its slot, so an extension
+    prefills only what was appended; if others wait while stopped threads hold more than half of the slots,
+    those stopped last lose theirs and are prefilled again when extended, so nothing ever waits for good: one
+    slot is enough for any number of threads.
 
     `model` must be in evaluation mode. A Llama in float32 on the CPU is decoded by `FusedLlama`, any other by
     its own forward pass. Changed weights need a new engine.
@@ -89,12 +93,14 @@ class SlotEngine:
         self._resumed: dict[Hashable, _Sequence] = {}
         self._stopped: dict[Hashable, _Sequence] = {}
 
-    def open(self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int) -> None:
+    def open(
+        self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int, rank: int = 0
+    ) -> None:
         if key in self._sequences:
             raise ValueError(f"thread {key!r} is already open")
         if not 0 < len(prompt) < limit <= self.window:
             raise ValueError(f"prompt of {len(prompt)} tokens, limit {limit}: no room to sample")
-        sequence = _Sequence(key, sampling, limit, list(prompt), len(prompt))
+        sequence = _Sequence(key, sampling, limit, list(prompt), len(prompt), rank)
         self._sequences[key] = self._queue[key] = sequence
 
     def extend(self, key: Hashable, ids: Sequence[int], limit: int) -> None:
@@ -178,7 +184,7 @@ class SlotEngine:
         if not self._forward.ragged and (len(resident) + admitted) * 16 < live:
             return
         self._evict(evicted)
-        waiting = list(islice(chain(queue, self._queue.values()), admitted))
+        waiting = nsmallest(admitted, chain(queue, self._queue.values()), key=attrgetter("rank"))
         for sequence, slot in zip(waiting, np.flatnonzero(self._owner == None), strict=False):  # noqa: E711
             self._load(sequence, int(slot))
         for sequence in resident + waiting:

@@ -87,7 +87,7 @@ class Sampler:
         with decoding(trainer.accelerator.unwrap_model(trainer.model)) as model:
             # A new engine has empty KV caches: nothing is left of the weights before the last update.
             slots = SlotEngine(model, syntax.stop_ids, engine.slots, self._params.grammar.window)
-            rollouts = Orchestrator(slots, syntax, self._limits).run(requests)
+            rollouts = Orchestrator(slots, syntax, self._limits, engine.policy).run(requests)
         rewards = [
             float(solved(self._language, self._problems[name], rollout))
             for name, rollout in zip(prompts, rollouts, strict=True)

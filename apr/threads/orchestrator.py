@@ -11,6 +11,7 @@ Every end of a thread goes through `_finish`, which after the last child resumes
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from apr.core.seeds import derive_seed
 from apr.engine.interface import Decoder, Sampling, Segment
@@ -19,6 +20,7 @@ from apr.grammar.thread_syntax import ThreadSyntax
 from apr.threads.rollout import Limits, Request, Rollout, Spawn, Status, Thread
 
 OUTRUN = "outrun by a sibling"
+Policy = Literal["started_first", "critical_path"]
 
 
 @dataclass(eq=False, repr=False)
@@ -32,6 +34,8 @@ class _Node:
     budget: int
     """Tokens that this thread may still sample or lend to its children."""
     parent: "_Node | None" = None
+    order: int = 0
+    """Place of the rollout among those of this run."""
     spawned: list[list["_Node"]] = field(default_factory=list)
     returned: list[int] = field(default_factory=list)
     most: int | None = None
@@ -42,10 +46,15 @@ class Orchestrator:
     """Decodes rollouts: trees of threads that share a decoder with the threads of all other rollouts.
 
     What a rollout holds depends on its request, the limits and the model, not on what else is decoded.
+    `policy` decides who comes first where the decoder has too little room for all: threads of the rollout
+    that was started first, so that rollouts end soon and one after another; or those nearest to a root, on
+    which the longest chains depend.
     """
 
-    def __init__(self, decoder: Decoder, syntax: ThreadSyntax, limits: Limits):
-        self._decoder, self._syntax, self._limits = decoder, syntax, limits
+    def __init__(
+        self, decoder: Decoder, syntax: ThreadSyntax, limits: Limits, policy: Policy = "started_first"
+    ):
+        self._decoder, self._syntax, self._limits, self._policy = decoder, syntax, limits, policy
         self._open: set[_Node] = set()
         self._running = self._sampled = 0
         self._rollouts: dict[_Node, Rollout] = {}
@@ -66,6 +75,7 @@ class Orchestrator:
             while True:
                 while self._running < self._decoder.capacity and (request := next(pending, None)) is not None:
                     roots.append(_node(request, request.prompt, (), self._limits.max_tokens))
+                    roots[-1].order = len(roots)
                     self._start(roots[-1])
                 if progress is not None:
                     progress(self._ended, self._sampled)
@@ -85,7 +95,8 @@ class Orchestrator:
         else:
             key = derive_seed(node.request.seed, node.request.id, *node.path)
             sampling = Sampling(node.request.temperature, key)
-            self._decoder.open(node, node.thread.ids, sampling, self._limit(node))
+            rank = node.order if self._policy == "started_first" else node.thread.depth
+            self._decoder.open(node, node.thread.ids, sampling, self._limit(node), rank)
             self._open.add(node)
             self._running += 1
 
@@ -197,7 +208,7 @@ def _node(
         index=0, parent=-1, depth=len(path), prompt_length=len(prompt), ids=[], sampled=[], logprobs=[]
     )
     _append(thread, prompt, False, [0.0] * len(prompt))
-    return _Node(thread, request, path, budget, parent)
+    return _Node(thread, request, path, budget, parent, parent.order if parent else 0)
 
 
 def _append(thread: Thread, ids: list[int], sampled: bool, logprobs: list[float]) -> None:

@@ -31,13 +31,17 @@ class Player:
         self.script = {tuple(ids(text)): ids(then) for text, then in script.items()}
         self.capacity = capacity
         self.keys: list[int] = []
+        self.ranks: list[tuple[int, int]] = []
         self.closed = 0
         self.most_running = 0
         self._random = random.Random(seed)
         self._text: dict[Hashable, list[int]] = {}
         self._limit: dict[Hashable, int] = {}
 
-    def open(self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int) -> None:
+    def open(
+        self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int, rank: int = 0
+    ) -> None:
+        self.ranks.append((len(prompt), rank))
         assert key not in self._text and len(prompt) < limit
         self._text[key], self._limit[key] = list(prompt), limit
         self.keys.append(sampling.key)
@@ -308,6 +312,19 @@ def test_requests_are_fed_as_threads_stop_and_come_back_in_order():
     assert player.most_running <= 3 + 2
 
 
+@pytest.mark.parametrize("policy", ["started_first", "critical_path"])
+def test_who_comes_first_where_there_is_too_little_room(policy):
+    player = Player(FAMILY, capacity=100)
+    requests = [Request(f"p/{n}", ids(ROOT), 1.0, 7) for n in range(3)]
+    Orchestrator(player, SYNTAX, LIMITS, policy).run(requests)
+    roots = [rank for length, rank in player.ranks if length == 6]
+    children = [rank for length, rank in player.ranks if length == 3]
+    if policy == "started_first":
+        assert roots == [1, 2, 3] and sorted(children) == [1, 1, 2, 2, 3, 3]
+    else:
+        assert roots == [0, 0, 0] and children == [1] * 6
+
+
 def test_a_fault_of_the_decoder_closes_its_threads_and_is_raised():
     player = Player({ROOT: "spawn #2 1 #1 2 run", "<child> 1 go": "join 5 end"})  # no script for child 2
     with pytest.raises(KeyError):
@@ -356,7 +373,7 @@ def test_trees_of_a_model_do_not_depend_on_slots_though_more_parents_wait_than_t
     if join == "any":
         requests = [request._replace(join="any") for request in requests]
         limits = limits._replace(max_depth=1)
-    few, many = decode(2), decode(32)
+    few, many = decode(1), decode(32)
     assert [rollout.threads for rollout in few] == [
         [replace(thread, logprobs=pytest.approx(thread.logprobs, abs=1e-5)) for thread in rollout.threads]
         for rollout in many
