@@ -11,6 +11,7 @@ from pathlib import Path
 from apr.cli import inspect
 from apr.cli.plan import DEFAULT_SCALE, load_scale
 from apr.cli.serve import serve
+from apr.cli.solve import add_arguments, solve
 from apr.core.errors import AprError
 from apr.core.params import Params
 from apr.core.recipe import make, read_job
@@ -150,6 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
     verb.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     verb.set_defaults(run=serve)
+    add_arguments(add_verb(verbs, solve))
     return parser
 
 
@@ -174,8 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 2, after one line on stderr, for every error that the user can mend."""
     args = build_parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except AprError as error:
         print(f"apr: error: {error}", file=sys.stderr)
         return 2
-    return 0

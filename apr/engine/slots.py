@@ -139,6 +139,13 @@ class SlotEngine:
             self._owner[sequence.slot] = None
             self._live[sequence.slot] = False
 
+    def peek(self, key: Hashable) -> list[int]:
+        """What a thread has sampled since it was opened or extended, while it decodes; else nothing."""
+        sequence = self._sequences[key]
+        if sequence.slot < 0 or not self._live[sequence.slot]:
+            return []
+        return self._ids[sequence.slot, sequence.handed : self._length[sequence.slot]].tolist()
+
     @property
     def busy(self) -> bool:
         return bool(self._queue or self._resumed or self._live.any())

@@ -9,7 +9,7 @@ A thread decodes until its decoder stops it; `_stopped` looks at why:
 Every end of a thread goes through `_finish`, which after the last child resumes the parent in `_join`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -56,6 +56,7 @@ class Orchestrator:
     ):
         self._decoder, self._syntax, self._limits, self._policy = decoder, syntax, limits, policy
         self._open: set[_Node] = set()
+        self._roots: list[_Node] = []
         self._running = self._sampled = 0
         self._rollouts: dict[_Node, Rollout] = {}
         self._ended: list[Rollout] = []
@@ -71,6 +72,7 @@ class Orchestrator:
         self._running = self._sampled = 0
         self._rollouts, self._ended = {}, []
         pending, roots = iter(requests), []
+        self._roots = roots
         try:
             while True:
                 while self._running < self._decoder.capacity and (request := next(pending, None)) is not None:
@@ -86,6 +88,19 @@ class Orchestrator:
                     self._stopped(node, segment)
         finally:
             self._cancel_all()
+
+    def threads(self) -> Iterator[tuple[tuple[int, ...], Thread, list[int]]]:
+        """While `run` calls `progress`: each thread so far, depth first, its path, and what it samples now.
+
+        The path says which child of which child of the root a thread is; the root's is empty. Numbers of
+        threads are not set yet. What is sampled now is empty where the decoder cannot `peek`.
+        """
+        peek = getattr(self._decoder, "peek", lambda key: [])
+        waiting = list(reversed(self._roots))
+        while waiting:
+            node = waiting.pop()
+            yield node.path, node.thread, peek(node) if node in self._open else []
+            waiting += [child for children in reversed(node.spawned) for child in reversed(children)]
 
     def _start(self, node: _Node) -> None:
         if node.budget < 1:

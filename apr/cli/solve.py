@@ -1,0 +1,111 @@
+"""`apr solve`: one problem, its threads shown while they decode."""
+
+import argparse
+import re
+import time
+
+from apr.cli.plan import load_scale
+from apr.core.errors import DataError, ParamsError
+
+COLOURS = {"running": "yellow", "waiting": "blue", "done": "green"}
+EVERY = 0.05
+"""Seconds between two pictures."""
+
+
+def solve(args: argparse.Namespace) -> int:
+    """Decode one problem, such as "3 5 9 12 -> 27": its threads live, then the answer and the verdict.
+
+    Exit code 0 if the strict verifier accepts the answer, 1 if not.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from apr.countdown import Problem
+    from apr.eval.judge import verdict
+    from apr.eval.sweep import open_decoder, orchestrate
+    from apr.grammar import Condition
+    from apr.grammar.tokenizer import load_language
+    from apr.threads.rollout import Request
+
+    numbers, target = read_problem(args.problem)
+    params, language = load_scale(args.scale), load_language(args.model)
+    if args.children is not None and args.tokens is not None:
+        raise ParamsError("--children and --tokens: only one of them is allowed")
+    condition = None
+    if args.children is not None:
+        condition = Condition("children", args.children)
+    elif args.tokens is not None:
+        condition = Condition("tokens", args.tokens)
+    try:
+        prompt = language.prompt(numbers, target, condition)
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{args.problem!r}: the model's language cannot say this ({error})") from None
+    if len(prompt) >= params.grammar.window:
+        raise DataError(f"{args.problem!r}: {len(prompt)} tokens do not fit the window")
+    request = Request("solve/0", prompt, args.temperature, args.seed, args.join)
+    console = Console()
+    with open_decoder(params, language, args.model) as decoder:
+        orchestrator = orchestrate(params, language, decoder)
+        with Live(console=console, auto_refresh=False, transient=False) as live:
+            drawn = 0.0
+
+            def draw(*_: object, force: bool = False) -> None:
+                nonlocal drawn
+                if force or (console.is_terminal and time.monotonic() - drawn > EVERY):
+                    live.update(picture(orchestrator.threads(), language, console.width), refresh=True)
+                    drawn = time.monotonic()
+
+            started = time.perf_counter()
+            (rollout,) = orchestrator.run([request], draw)
+            seconds = time.perf_counter() - started
+            draw(force=True)
+    judged = verdict(language, Problem("solve", tuple(numbers), target), rollout)
+    usage = rollout.usage
+    judgement = "right" if judged["strict"] else f"wrong ({judged['reason']})"
+    if not console.is_terminal:
+        console.print()  # Live ends its last picture with none
+    console.print(f"answer: {judged['answer'] or judged['status']}", f"verdict: {judgement}", sep="\n",
+                  markup=False)
+    console.print(f"{usage.total} tokens sampled, {usage.sequential} of them one after another, "
+                  f"{usage.children} children, {seconds:.2f} s", highlight=False)  # fmt: skip
+    return 0 if judged["strict"] else 1
+
+
+def read_problem(text: str) -> tuple[list[int], int]:
+    """Numbers and target of "3 5 9 12 -> 27". Raises `DataError`."""
+    found = re.fullmatch(r"\s*(\d+(?:[\s,]+\d+)+)\s*(?:->|=)\s*(\d+)\s*", text)
+    if found is None:
+        raise DataError(f"{text!r}: not a problem; allowed: numbers, an arrow, a target, as in '3 5 9 -> 27'")
+    return [int(number) for number in re.split(r"[\s,]+", found[1])], int(found[2])
+
+
+def picture(threads, language, width: int):
+    """A tree with a line per thread: its state, its tokens, and the end of its text."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    trees: dict[tuple[int, ...], Tree] = {}
+    for path, thread, now in threads:
+        ids = [*thread.ids, *now]
+        sampled = sum(thread.sampled) + len(now)
+        colour = COLOURS.get(str(thread.status), "red")
+        room = max(20, width - 4 * len(path) - 26)
+        text = language.vocabulary.decode(ids[thread.prompt_length :] if sampled else ids)
+        line = Text.assemble(
+            ("root " if not path else f"#{path[-1] + 1:<4}"), (f"{thread.status!s:<10}", colour),
+            (f"{sampled:>4} ", "bold"), "..." + text[-room + 3 :] if len(text) > room else text,
+        )  # fmt: skip
+        trees[path] = trees[path[:-1]].add(line) if path else Tree(line)
+    return trees.get((), Text(""))
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("problem", help='numbers, an arrow, and a target: "3 5 9 12 -> 27"')
+    verb.add_argument("--model", required=True, metavar="PATH", help="checkpoint directory")
+    verb.add_argument("--children", type=int, help="ask for this many children (a model trained on apr)")
+    verb.add_argument("--tokens", type=int, help="ask for this budget of tokens (a serial model)")
+    verb.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    verb.add_argument("--seed", type=int, default=0, help="of sampling")
+    verb.add_argument("--join", choices=["all", "any"], default="all", help="what parents wait for")
+    verb.set_defaults(run=solve)
+
