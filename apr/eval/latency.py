@@ -11,7 +11,9 @@ from apr.core.params import Params
 from apr.core.progress import track
 from apr.countdown import Problem
 from apr.engine.checkpoint import resolve_device
+from apr.engine.slots import SlotEngine
 from apr.eval.judge import verdict
+from apr.eval.latency_model import DEVICES, Part, measure_costs, parts_of, replay
 from apr.eval.points import Point, condition_kind, first_problems, points
 from apr.eval.sweep import Timed, make_request, open_decoder, orchestrate
 from apr.grammar.tokenizer import load_language
@@ -27,9 +29,11 @@ def measure_latency(
 ) -> None:
     """Times the first `params.eval.latency_problems` for each condition that a sweep decodes greedily.
 
-    Writes JSON: `device`, `torch_threads`, and under `conditions` one entry per condition and `join` with a
-    list of `problems` (problem_id, `TIMED`, total, sequential, children, solved) and the `p50` and `p95` of
-    each of `TIMED`. Where no sweep is greedy, the unconditioned prompt is timed. Errors as `evaluate`.
+    Writes JSON: `device`, `torch_threads`, `costs` (seconds of a step of the decoder, `Costs`), and under
+    `conditions` one entry per condition and `join` with a list of `problems` (problem_id, `TIMED`, total,
+    sequential, children, solved), the `p50` and `p95` of each of `TIMED`, and `modelled`: mean seconds on so
+    many devices by these costs; servers have no steps, so no costs. Where no sweep is greedy, the
+    unconditioned prompt is timed. Errors as `evaluate`.
     """
     kind = condition_kind(params, model, stage)
     greedy = [point for point in points(params, model, stage) if point.temperature == 0]
@@ -38,6 +42,7 @@ def measure_latency(
     chosen = first_problems(problems, params.eval.latency_problems)
     work = [(point, problem) for point in greedy for problem in chosen]
     rows: dict[Point, list[dict[str, Any]]] = {point: [] for point in greedy}
+    trees: dict[Point, list[list[list[Part]]]] = {point: [] for point in greedy}
     with open_decoder(params, language, checkpoint) as decoder:
         orchestrator = orchestrate(params, language, decoder)
 
@@ -45,18 +50,30 @@ def measure_latency(
             request = make_request(params, language, problem, point, kind)
             rollout, times = timed(orchestrator, decoder, request)
             usage = rollout.usage
+            trees[point].append(parts_of(rollout))
             return {"problem_id": problem.id, **dict(zip(TIMED, times, strict=True)), "total": usage.total,
                     "sequential": usage.sequential, "children": usage.children,
                     "solved": verdict(language, problem, rollout)["strict"]}
 
         measure(*work[0])  # the first rollout pays for what is loaded lazily
+        trees[work[0][0]].clear()
         for point, problem in track(work, f"latency {stage}/{model}", len(work), "problem"):
             rows[point].append(measure(point, problem))
+        costs = None
+        if isinstance(decoder, SlotEngine):
+            size, stop_ids = language.vocabulary.size, language.syntax.stop_ids
+            costs = measure_costs(decoder, params.grammar.window, size, stop_ids)
+
+    def modelled(point: Point) -> dict[int, float]:
+        return {devices: float(np.mean([replay(tree, costs, devices) for tree in trees[point]]))
+                for devices in DEVICES if costs is not None}
+
     write_json(out, {
         "model": model, "stage": stage, "device": str(resolve_device(params.engine.device)),
-        "torch_threads": params.engine.torch_threads,
+        "torch_threads": params.engine.torch_threads, "costs": costs and costs._asdict(),
         "conditions": [{"condition": point.condition, "join": point.join, "problems": measured,
-                        **percentiles(measured)} for point, measured in rows.items()],
+                        "modelled": modelled(point), **percentiles(measured)}
+                       for point, measured in rows.items()],
     })  # fmt: skip
 
 

@@ -76,6 +76,15 @@ class Evidence:
         return dict.fromkeys(("latency", "latency_low", "latency_high", "latency_p50", "latency_p95"))
 
 
+    def modelled(self, model: str, stage: str, condition: int | None, join: str) -> dict[int, float]:
+        """Modelled seconds per problem by the number of devices; empty, and a note, where there are none."""
+        for entry in self.latencies.get((stage, model), {"conditions": []})["conditions"]:
+            if (entry["condition"], entry["join"]) == (condition, join) and entry["modelled"]:
+                return {int(devices): seconds for devices, seconds in entry["modelled"].items()}
+        self.missing.append(f"modelled latency of {stage}/{model} condition {condition} join {join}")
+        return {}
+
+
 def named(name: str, found: Interval) -> Row:
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 

@@ -153,7 +153,9 @@ def test_a_server_gives_the_same_greedy_rows(params, tiny_params, world, tmp_pat
     greedy = [[row for row in read_rows(tmp_path / name, EVAL_SCHEMA) if row["temperature"] == 0]
               for name in ("a.parquet", "b.parquet")]  # fmt: skip
     assert greedy[0] == greedy[1]
-    first = read_json(tmp_path / "c.json")["conditions"][0]["problems"][0]
+    timed = read_json(tmp_path / "c.json")
+    first = timed["conditions"][0]["problems"][0]
+    assert timed["costs"] is None and timed["conditions"][0]["modelled"] == {}
     assert first["seconds"] > first["decode_seconds"] > 0 == first["prefill_seconds"]
 
 
@@ -192,6 +194,9 @@ def test_latency_of_each_greedy_condition(params, world, tmp_path):
         for row in entry["problems"]:
             assert 0 < row["prefill_seconds"] + row["decode_seconds"] <= row["seconds"]
             assert row["total"] >= row["sequential"] > 0
+        assert list(entry["modelled"]) == ["1", "2", "4", "8", "16"]
+        assert entry["modelled"]["1"] >= entry["modelled"]["16"] > 0
+    assert set(timed["costs"]) == {"decode", "prefill"}
 
 
 def test_percentiles_interpolate():

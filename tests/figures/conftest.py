@@ -81,6 +81,7 @@ def artefacts(params, tmp_path_factory):
         greedy = [point for point in points(params, model, stage) if point.temperature == 0]
         entries = [
             {"condition": point.condition, "join": point.join,
+             "modelled": {str(n): 0.3 + 0.2 / n for n in (1, 2, 4, 8, 16)},
              "p50": {"seconds": 0.5}, "p95": {"seconds": 0.9},
              "problems": [{"seconds": 0.3 + 0.01 * i + 0.02 * (point.condition or 6)} for i in range(20)]}
             for point in greedy

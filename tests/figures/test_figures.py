@@ -126,6 +126,18 @@ def test_fig6_joins_accuracy_with_latency(params):
     assert "latency of sft/apr" in found.lacks()
 
 
+def test_devices_set_the_model_beside_what_was_measured(params):
+    entry = {"condition": 3, "join": "any", "problems": [{"seconds": 0.5}, {"seconds": 1.5}],
+             "p50": {"seconds": 1.0}, "p95": {"seconds": 1.45}, "modelled": {"1": 1.1, "2": 0.6}}  # fmt: skip
+    found = evidence(params, {Key("apr", "sft", 0.0, 3, "any"): cell([[1], [0]])},
+                     {("sft", "apr"): {"conditions": [entry]}})  # fmt: skip
+    rows = FIGURES[10].rows(found)
+    assert values(rows, "condition", "devices", "accuracy", "latency", "modelled", "error") == [
+        (3, 1, 0.5, 1.0, 1.1, pytest.approx(0.1)), (3, 2, 0.5, 1.0, 0.6, None),
+    ]  # fmt: skip
+    assert "modelled latency of sft/sos_plus condition None join all" in found.lacks()
+
+
 def test_fig7_holds_apr_at_ten_children(params):
     found = evidence(params, {Key("apr", "sft", 0.0, 10): cell([[0], [1]], total=[[5], [7]]),
                               Key("apr_max", "rl", 0.0, 10): cell([[1], [1]], total=[[8], [8]])})  # fmt: skip
@@ -153,7 +165,7 @@ def test_table3_by_hand(params):
 
 @pytest.mark.parametrize("module", FIGURES, ids=IDS)
 def test_a_figure_without_any_point_says_what_to_sweep(params, tmp_path, module):
-    with pytest.raises(DataError, match=r"^eval.sweeps: (fig|table)\w+ has no point at all; missing: .*T="):
+    with pytest.raises(DataError, match=r"^eval.sweeps: \w+ has no point at all; missing: .*T="):
         write_figure(module, evidence(params, {}), tmp_path)
 
 
