@@ -179,7 +179,7 @@ def test_few_points_and_no_success_still_make_every_figure(write, tmp_path):
         (path / "metrics.json").write_text('{"loss": 1.5, "reward": 0}')
     make_figures(params, tmp_path / "eval", tmp_path / "latency", tmp_path / "models", tmp_path / "figures",
                  tmp_path / "metrics.json")  # fmt: skip
-    assert len(list((tmp_path / "figures").iterdir())) == 30
+    assert len(list((tmp_path / "figures").iterdir())) == 33
     assert read_json(tmp_path / "metrics.json")["sft_apr_accuracy_greedy"] == 0
 
 
