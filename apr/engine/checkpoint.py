@@ -27,19 +27,11 @@ def new_model(
 ) -> LlamaForCausalLM:
     """A Llama with random float32 weights that depend on `seed` and the shapes alone (section 4.1)."""
     config = LlamaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=model.hidden,
-        intermediate_size=model.ffn,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.kv_heads,
-        max_position_embeddings=window,
-        tie_word_embeddings=model.tie_embeddings,
-        pad_token_id=pad,
-        bos_token_id=None,
-        eos_token_id=None,
-        attn_implementation=attention,
-    )
+        vocab_size=vocabulary_size, hidden_size=model.hidden, intermediate_size=model.ffn,
+        num_hidden_layers=model.layers, num_attention_heads=model.heads, num_key_value_heads=model.kv_heads,
+        max_position_embeddings=window, tie_word_embeddings=model.tie_embeddings,
+        pad_token_id=pad, bos_token_id=None, eos_token_id=None, attn_implementation=attention,
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

@@ -18,25 +18,12 @@ LEDGER = ("prompt", "sampled", "injected", "total", "sequential", "longest", "ch
 included; child threads; deepest thread; threads that broke the rules, and that ran out of window or tokens
 (those that never started for want of tokens included); all threads."""
 
-EVAL_SCHEMA = pa.schema(
-    [
-        ("model", pa.string()),
-        ("stage", pa.string()),
-        ("problem_id", pa.string()),
-        ("condition_kind", pa.string()),
-        ("condition_amount", pa.int32()),
-        ("temperature", pa.float64()),
-        ("sample", pa.int32()),
-        ("join", pa.string()),
-        ("status", pa.string()),
-        ("answer", pa.string()),
-        ("expression", pa.string()),
-        ("strict", pa.bool_()),
-        ("lenient", pa.bool_()),
-        ("reason", pa.string()),
-        *((name, pa.int32()) for name in LEDGER),
-    ]
-)
+EVAL_SCHEMA = pa.schema({
+    "model": pa.string(), "stage": pa.string(), "problem_id": pa.string(), "condition_kind": pa.string(),
+    "condition_amount": pa.int32(), "temperature": pa.float64(), "sample": pa.int32(), "join": pa.string(),
+    "status": pa.string(), "answer": pa.string(), "expression": pa.string(), "strict": pa.bool_(),
+    "lenient": pa.bool_(), "reason": pa.string(), **{name: pa.int32() for name in LEDGER},
+})  # fmt: skip
 """`answer` is the root's operations as written, "none" where it declares no solution, null where it gives no
 answer; `expression` is the canonical form of its operations, null where there are none."""
 

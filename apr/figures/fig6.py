@@ -44,8 +44,8 @@ def draw(rows: list[Row], notes: list[str]) -> Figure:
             style.draw_points(axes, free, x, "accuracy", colour, **look)
             if points:
                 first = ", first success" if join == "any" else ""
-                label = f"{LABELS[model]}, {style.STAGES[stage]}{first}"
-                axes.plot([], [], color=colour, label=label, **look)
+                name = f"{LABELS[model]}, {style.STAGES[stage]}{first}"
+                axes.plot([], [], color=colour, label=name, **look)
             for row in points:
                 text = "u" if row["condition"] is None else str(row["condition"])
                 axes.annotate(text, (row[x], row["accuracy"]), xytext=(4, 4), textcoords="offset points",

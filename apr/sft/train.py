@@ -76,33 +76,18 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
 def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
     sft, device = params.sft, resolve_device(params.engine.device)
     return SFTConfig(
-        output_dir=str(work),
-        max_steps=steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=sft.rows_per_step,
-        learning_rate=sft.learning_rate,
-        lr_scheduler_type=sft.schedule,
-        warmup_steps=round(sft.warmup_share * steps),
-        weight_decay=sft.weight_decay,
-        max_grad_norm=1.0,
-        bf16=sft.precision == "bfloat16",
-        use_cpu=device.type == "cpu",
-        seed=seed % 2**32,
+        output_dir=str(work), max_steps=steps, seed=seed % 2**32,
+        per_device_train_batch_size=1, gradient_accumulation_steps=sft.rows_per_step,
+        learning_rate=sft.learning_rate, lr_scheduler_type=sft.schedule,
+        warmup_steps=round(sft.warmup_share * steps), weight_decay=sft.weight_decay, max_grad_norm=1.0,
+        bf16=sft.precision == "bfloat16", use_cpu=device.type == "cpu", activation_checkpointing=False,
         train_sampling_strategy="sequential",  # pack_rows has shuffled
-        packing=False,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        activation_checkpointing=False,
-        dataloader_pin_memory=device.type == "cuda",
-        save_steps=sft.checkpoint_steps,
-        save_total_limit=2,
-        logging_steps=max(1, steps // 200),
-        logging_nan_inf_filter=False,
-        average_tokens_across_devices=False,
-        report_to="none",
-        disable_tqdm=True,
-    )
+        packing=False, max_length=None, dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda",
+        save_steps=sft.checkpoint_steps, save_total_limit=2,
+        logging_steps=max(1, steps // 200), logging_nan_inf_filter=False,
+        average_tokens_across_devices=False, report_to="none", disable_tqdm=True,
+    )  # fmt: skip
 
 
 def _fingerprint(params: Params, method: str, threads: Threads, rows: list[list[int]]) -> str:

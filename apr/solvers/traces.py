@@ -21,22 +21,12 @@ from apr.grammar import Condition, Language, build_language
 from apr.grammar import events as ev
 from apr.solvers.search import ROOT_THREAD, Trace, TraceThread, solve_trace
 
-TRACE_SCHEMA = pa.schema(
-    [
-        ("trace_id", pa.string()),
-        ("problem_id", pa.string()),
-        ("thread", pa.int32()),
-        ("parent", pa.int32()),
-        ("role", pa.string()),
-        ("token_ids", pa.list_(pa.int32())),
-        ("loss_mask", pa.list_(pa.bool_())),
-        ("condition_kind", pa.string()),
-        ("condition_amount", pa.int32()),
-        ("children", pa.int32()),
-        ("solved", pa.bool_()),
-        ("length", pa.int32()),
-    ]
-)
+TRACE_SCHEMA = pa.schema({
+    "trace_id": pa.string(), "problem_id": pa.string(), "thread": pa.int32(), "parent": pa.int32(),
+    "role": pa.string(), "token_ids": pa.list_(pa.int32()), "loss_mask": pa.list_(pa.bool_()),
+    "condition_kind": pa.string(), "condition_amount": pa.int32(), "children": pa.int32(),
+    "solved": pa.bool_(), "length": pa.int32(),
+})  # fmt: skip
 
 CHUNK = 250
 """Problems per task of a worker, and traces per row group; the bytes do not depend on the workers."""
@@ -128,22 +118,15 @@ def trace_rows(problem: Problem, name: str, params: Params) -> list[dict[str, An
         ids, mask = encode_thread(language, thread)
         if len(ids) > params.grammar.window:
             return []
-        rows.append(
-            {
-                "trace_id": f"{name}/{problem.id}",
-                "problem_id": problem.id,
-                "thread": index,
-                "parent": thread.parent,
-                "role": "root" if thread.parent == ROOT_THREAD else "child",
-                "token_ids": ids,
-                "loss_mask": mask,
-                "condition_kind": condition.kind if condition else None,
-                "condition_amount": condition.amount if condition else None,
-                "children": trace.children,
-                "solved": thread.path is not None,
-                "length": len(ids),
-            }
-        )
+        rows.append({
+            "trace_id": f"{name}/{problem.id}", "problem_id": problem.id,
+            "thread": index, "parent": thread.parent,
+            "role": "root" if thread.parent == ROOT_THREAD else "child",
+            "token_ids": ids, "loss_mask": mask,
+            "condition_kind": condition.kind if condition else None,
+            "condition_amount": condition.amount if condition else None,
+            "children": trace.children, "solved": thread.path is not None, "length": len(ids),
+        })  # fmt: skip
     return rows
 
 

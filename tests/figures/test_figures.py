@@ -124,6 +124,8 @@ def test_fig6_joins_accuracy_with_latency(params):
         (None, 1, 1, None, None), (3, 0, 70, 1.0, 1.45), (3, 1, 50, 0.8, 1.45),
     ]  # fmt: skip
     assert "latency of sft/apr" in found.lacks()
+    labels = [axes.get_xlabel() for axes in FIGURES[3].draw(rows, []).axes]
+    assert labels == ["sequential tokens per problem", "seconds per problem"]
 
 
 def test_devices_set_the_model_beside_what_was_measured(params):
