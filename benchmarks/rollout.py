@@ -1,10 +1,9 @@
 """Sampled tokens per second on a recorded workload: this engine against three others, in one run.
 
     python -m benchmarks.rollout --concurrent 1 8 64
-    python -m benchmarks.rollout --record data/models/sft/apr data/problems/test.parquet
 
-`workload.json` holds the token lengths of real APR rollouts (parents, spawns, children, joins); they are
-replayed on a model of the default shape with random weights, so that every contender decodes the same tokens:
+The rollouts of `workload.json` (see `benchmarks.workload`) are replayed on a model of the default shape with
+random weights, so that every contender decodes the same tokens:
 
     engine      apr.engine: slots, children beside everybody's threads, a parent's keys stay where they are
     resubmit    the same engine, but a join submits the whole parent again, as the paper's server code does
@@ -17,15 +16,13 @@ rate, and the keys and values read at the bandwidth, both measured here.
 """
 
 import argparse
-import json
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM
@@ -35,34 +32,10 @@ from apr.core.params import Model
 from apr.engine.checkpoint import new_model
 from apr.engine.interface import Sampling
 from apr.engine.slots import SlotEngine
+from benchmarks.workload import Tree, read_workload
 
-WORKLOAD = Path(__file__).with_name("workload.json")
 WORDS, PAD, WINDOW = 130, 0, 256
 SLOTS = 256
-
-
-class Tree(NamedTuple):
-    """Token counts of a rollout: the parent's prompt; what it samples up to its spawn, or in all; prompt and
-    sampled tokens of each child; joined tokens; what the parent samples after the join."""
-
-    prompt: int
-    before: int
-    children: list[list[int]]
-    joined: int
-    after: int
-
-    @property
-    def sampled(self) -> int:
-        return self.before + self.after + sum(sampled for _, sampled in self.children)
-
-    @property
-    def contexts(self) -> Iterator[int]:
-        """For each sampled token, how many it attends to."""
-        start = self.prompt + self.before + self.joined
-        yield from range(self.prompt, self.prompt + self.before)
-        yield from range(start, start + self.after)
-        for prompt, sampled in self.children:
-            yield from range(prompt, prompt + sampled)
 
 
 def text(length: int) -> list[int]:
@@ -182,12 +155,9 @@ def continuous(model: LlamaForCausalLM, work: list[Tree], concurrent: int) -> No
         manager.stop(block=True)
 
 
-def resubmit(model: LlamaForCausalLM, work: list[Tree], concurrent: int) -> None:
-    replay(model, work, concurrent, resubmit=True)
-
-
 CONTENDERS: dict[str, Callable[[LlamaForCausalLM, list[Tree], int], None]] = {
-    "engine": replay, "resubmit": resubmit, "generate": generate, "continuous": continuous
+    "engine": replay, "resubmit": partial(replay, resubmit=True),
+    "generate": generate, "continuous": continuous,
 }  # fmt: skip
 
 
@@ -236,33 +206,6 @@ def bound(work: list[Tree], threads: int) -> tuple[float, float, float]:
     return 1 / per_token, flops / 1e9, bandwidth / 1e9
 
 
-def record(checkpoint: Path, problems: Path, count: int) -> None:
-    """Writes the lengths of rollouts at T = 1, unconditioned."""
-    from apr.cli.plan import load_scale
-    from apr.countdown import read_problems
-    from apr.eval.points import Point
-    from apr.eval.sweep import make_request, open_decoder, orchestrate
-    from apr.grammar.tokenizer import load_language
-
-    params, language = load_scale("default"), load_language(checkpoint)
-    point = Point(None, 1.0, 0)
-    requests = [make_request(params, language, problem, point, "children")
-                for problem in read_problems(problems)[:count]]  # fmt: skip
-    trees = []
-    with open_decoder(params, language, checkpoint) as decoder:
-        rollouts = orchestrate(params, language, decoder).run(requests)
-    for rollout in rollouts:
-        root, *children = rollout.threads
-        at = root.spawns[0].at if root.spawns else len(root.ids)
-        after = sum(root.sampled[at:])
-        if (children and not after) or len(root.spawns) > 1:
-            continue  # a parent that could not go on, or went on twice
-        trees.append(Tree(root.prompt_length, at - root.prompt_length,
-                          [[child.prompt_length, sum(child.sampled)] for child in children],
-                          len(root.ids) - at - after, after))  # fmt: skip
-    WORKLOAD.write_text("[\n" + ",\n".join(json.dumps(tree) for tree in trees) + "\n]\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -272,12 +215,8 @@ def main() -> None:
     parser.add_argument("--waves", type=int, default=4, help="rollouts for each of those at a time")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch, for every contender")
-    parser.add_argument("--record", nargs=2, type=Path, metavar=("CHECKPOINT", "PROBLEMS"))
     args = parser.parse_args()
-    if args.record:
-        record(*args.record, count=256)
-        return
-    trees = [Tree(*tree) for tree in json.loads(WORKLOAD.read_text())]
+    trees = read_workload()
     print("concurrent  " + "  ".join(f"{name:>21}" for name in args.only) + "  engine / best other")
     for concurrent in args.concurrent:
         work = (trees * args.waves)[: max(8, concurrent * args.waves)]

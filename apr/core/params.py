@@ -24,6 +24,8 @@ from apr.core.errors import ParamsError
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Join = Literal["all", "any"]
+"""What a parent waits for: all its children, or the first that returns something."""
 T = TypeVar("T")
 
 
@@ -214,9 +216,8 @@ class Sweep(Section):
     """Budgets asked for: tokens (serial methods) or children (apr); null leaves prompts unconditioned."""
     temperatures: list[Annotated[float, Field(ge=0)]]
     samples: Positive = 1
-    join: Literal["all", "any"] = "all"
-    """apr: parents wait for all children, or for the first that returns a solution; its siblings are
-    cancelled."""
+    join: Join = "all"
+    """apr; with `any`, the siblings of the first child that returns a solution are cancelled."""
 
 
 class Eval(Section):

@@ -25,6 +25,12 @@ class Segment(NamedTuple):
     logprobs: list[float]
     reason: Literal["stop", "length"]
 
+    def first(self, count: int) -> "Segment":
+        """The segment as it would be had the thread reached its limit after `count` tokens."""
+        if len(self.ids) <= count:
+            return self
+        return Segment(self.ids[:count], self.logprobs[:count], "length")
+
 
 class Decoder(Protocol):
     """Decodes many threads at once. Misuse (an unknown key, ids that do not fit) raises `ValueError`."""

@@ -51,7 +51,6 @@ def _compiled(compiler: str) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apr"
     library = folder / f"kernels-{digest}.so"
     if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(library) as partial:
             command = [compiler, *OPTIONS, str(SOURCE), "-o", str(partial), "-lm"]
             subprocess.run(command, check=True, capture_output=True, text=True)

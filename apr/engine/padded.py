@@ -37,13 +37,9 @@ class PaddedModel:
         parts = [order[start:stop] for start, stop in
                  length_spans(counts[order[:longer]].tolist(), PREFILL_SLACK, PREFILL_TOKENS)]  # fmt: skip
         parts += [order[longer:]] if longer < len(order) else []
-        logits = None
         with _sdpa(self._model):
-            for part in parts:
-                found = self._pass(slots[part], begin[part], end[part], ids)
-                logits = found.new_empty(len(slots), found.shape[1]) if logits is None else logits
-                logits[torch.from_numpy(part).to(logits.device)] = found
-        return logits
+            found = [self._pass(slots[part], begin[part], end[part], ids) for part in parts]
+        return torch.cat(found)[self._tensor(np.argsort(order))]
 
     def _pass(self, slots: Array, begin: Array, end: Array, ids: Array) -> torch.Tensor:
         """Logits (n, vocabulary). If most of the first slots are fed one token each, all of them are, with

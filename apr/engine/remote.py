@@ -197,9 +197,7 @@ class RemoteDecoder:
                 continue  # closed meanwhile
             if isinstance(found, BaseException):
                 raise found
-            room = thread.limit - len(thread.ids)
-            if len(found.ids) > room:
-                found = Segment(found.ids[:room], found.logprobs[:room], "length")
+            found = found.first(thread.limit - len(thread.ids))
             thread.ids += found.ids
             thread.request = None
             stopped.append((key, found))

@@ -167,9 +167,11 @@ class SlotEngine:
         logits = self._forward(slots, begin, end, self._ids)
         tokens, logprobs = sample(logits, self._temperature[slots], uniforms(self._key[slots], end))
         stopped += self._record(slots, tokens, logprobs)
-        reads = bool((end - begin > 1).any())
-        self.prefill_seconds += (time.perf_counter() - started) * reads
-        self.decode_seconds += (time.perf_counter() - started) * (not reads)
+        seconds = time.perf_counter() - started
+        if (end - begin > 1).any():
+            self.prefill_seconds += seconds
+        else:
+            self.decode_seconds += seconds
         return stopped
 
     def _admit(self) -> None:

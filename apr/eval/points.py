@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from apr.core.errors import DataError, ParamsError
-from apr.core.params import Params
+from apr.core.params import Join, Params
 from apr.countdown import Problem, read_problems
 
 
@@ -15,7 +15,7 @@ class Point(NamedTuple):
     condition: int | None
     temperature: float
     sample: int
-    join: Literal["all", "any"] = "all"
+    join: Join = "all"
 
 
 def jobs(params: Params) -> list[tuple[str, str]]:

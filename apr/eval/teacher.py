@@ -67,9 +67,9 @@ def draw_given(problem: Problem, point: Point, name: str, params: Params) -> Tra
     rng = derive_rng(params.seed, "teacher", name, problem.id, point.condition, point.sample)
     beams, wanted = list(range(method.beam[0], method.beam[1] + 1)), point.condition
     if method.spawn_depth == 0:
-        state, heuristic = (problem.numbers, problem.target), HEURISTICS[method.heuristic]
-        widths = {beam: len(expand(*state, beam, largest, heuristic)) for beam in beams}
-        widths = {beam: width if width >= 2 else 0 for beam, width in widths.items()}
+        heuristic = HEURISTICS[method.heuristic]
+        most = len(expand(problem.numbers, problem.target, beams[-1], largest, heuristic))
+        widths = {beam: min(beam, most) if min(beam, most) >= 2 else 0 for beam in beams}
         wanted = min({0, *widths.values()}, key=lambda width: (abs(width - point.condition), width))
         beams = [beam for beam in beams if wanted in (0, widths[beam])]
     drawn = []

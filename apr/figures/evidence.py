@@ -39,7 +39,7 @@ class Evidence:
                 found[item] = []
             else:
                 condition = "unconditioned" if item.condition is None else f"{item.condition}"
-                found.setdefault(f"{item.stage}/{item.model} T={item.temperature:g}: ", []).append(condition)
+                found.setdefault(f"{item._replace(condition=None)}: ", []).append(condition)
         return "; ".join(job + ", ".join(dict.fromkeys(conditions)) for job, conditions in found.items())
 
     def cell(self, key: Key) -> Cell | None:
@@ -53,7 +53,7 @@ class Evidence:
         job = (model, stage, temperature)
         found = [key.condition for key in self.cells if key[:3] == job and key.join == join]
         if not found:
-            self.missing.append(Key(model, stage, temperature))
+            self.missing.append(Key(model, stage, temperature, join=join))
         return sorted(found, key=lambda condition: -1 if condition is None else condition)
 
     def spread(self, name: str, values: np.ndarray) -> Row:

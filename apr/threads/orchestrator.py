@@ -117,19 +117,24 @@ class Orchestrator:
 
     def _stopped(self, node: _Node, segment: Segment) -> None:
         self._running -= 1
+        thread = node.thread
+        if node.most is not None:  # it may have stopped in the same step as its sibling
+            segment = segment.first(node.most - len(thread.ids))
         self._sampled += len(segment.ids)
         node.budget -= len(segment.ids)
-        _append(node.thread, segment.ids, True, segment.logprobs)
-        if node.most is not None and (segment.reason == "length" or len(node.thread.ids) > node.most):
-            self._cut(node)
-            self._finish(node, Status.CANCELLED, OUTRUN)
-        elif segment.reason == "length":
-            self._finish(node, Status.TRUNCATED, "no tokens left" if node.budget < 1 else "window full")
+        _append(thread, segment.ids, True, segment.logprobs)
+        if segment.reason == "length":
+            if node.budget < 1:
+                self._finish(node, Status.TRUNCATED, "no tokens left")
+            elif len(thread.ids) >= self._limits.window:
+                self._finish(node, Status.TRUNCATED, "window full")
+            else:
+                self._finish(node, Status.CANCELLED, OUTRUN)
         elif segment.ids[-1] == self._syntax.run:
             self._spawn(node)
         elif node.parent is None:
             self._finish(node, Status.DONE)
-        elif isinstance(returned := self._syntax.returned(node.thread.ids), Malformed):
+        elif isinstance(returned := self._syntax.returned(thread.ids), Malformed):
             self._finish(node, Status.MALFORMED, _say(returned))
         else:
             node.returned = returned
@@ -178,21 +183,20 @@ class Orchestrator:
             self._join(parent)
 
     def _outrun(self, node: _Node, by: _Node) -> None:
-        """Leaves a thread no more tokens than its sibling `by` has, however many it has decoded so far."""
-        node.most = node.thread.prompt_length + sum(by.thread.sampled)
+        """Leaves a thread no more tokens than its sibling `by` has, however many it has decoded so far.
+
+        Neither has children of its own.
+        """
+        thread = node.thread
+        node.most = thread.prompt_length + sum(by.thread.sampled)
         if node in self._open:
             self._decoder.shorten(node, node.most)
-        elif len(node.thread.ids) > node.most:
-            node.parent.budget += self._cut(node)
-            node.thread.status, node.thread.reason = Status.CANCELLED, OUTRUN
+        elif len(thread.ids) > node.most:
+            node.parent.budget += len(thread.ids) - node.most
+            for entries in (thread.ids, thread.sampled, thread.logprobs):
+                del entries[node.most :]
+            thread.status, thread.reason = Status.CANCELLED, OUTRUN
             node.returned = self._syntax.nothing
-
-    def _cut(self, node: _Node) -> int:
-        """Takes the tokens beyond `most` from a thread without children of its own; how many."""
-        thread, extra = node.thread, max(0, len(node.thread.ids) - node.most)
-        for entries in (thread.ids, thread.sampled, thread.logprobs):
-            del entries[node.most :]
-        return extra
 
     def _join(self, node: _Node) -> None:
         """Appends what the children returned, in spawn order, and lets the parent decode on."""

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from apr.core.params import Join
 
 
 class Status(StrEnum):
@@ -46,7 +48,7 @@ class Request(NamedTuple):
     prompt: list[int]
     temperature: float
     seed: int
-    join: Literal["all", "any"] = "all"
+    join: Join = "all"
 
 
 @dataclass

@@ -75,8 +75,17 @@ class Player:
         return [(key, Segment(new, [-token / 100 for token in new], reason))]
 
 
-def play(script: dict[str, str], limits: Limits = LIMITS, seed: int = 0, join: str = "all") -> Rollout:
-    player = Player(script, seed=seed)
+class Together(Player):
+    """All threads stop at once, in an order that depends on the seed."""
+
+    def step(self) -> list[tuple[Hashable, Segment]]:
+        return [stopped for _ in range(len(self._limit)) for stopped in super(Together, self).step()]
+
+
+def play(
+    script: dict[str, str], limits: Limits = LIMITS, seed: int = 0, join: str = "all", kind: type = Player
+) -> Rollout:
+    player = kind(script, seed=seed)
     (rollout,) = Orchestrator(player, SYNTAX, limits).run([Request("p/0", ids(ROOT), 1.0, 7, join)])
     assert not player.busy and player.closed == len(player.keys)
     return rollout
@@ -280,13 +289,25 @@ def test_without_a_success_any_is_all(seed):
     assert play(lost, seed=seed, join="any").threads == play(lost, seed=seed).threads
 
 
-def test_what_an_outrun_thread_had_left_goes_to_its_parent():
+@pytest.mark.parametrize("kind", [Player, Together])
+def test_what_an_outrun_thread_had_left_goes_to_its_parent(kind):
     # 8 for the spawn, 27 left, 9 for each child: a parent that waits for all has 27 - 4 - 6 - 3 left
     then = ROOT + " spawn #3 1 #2 2 #1 3 run joined none joined 2 joined none resume"
     limits = LIMITS._replace(max_tokens=8 + 27)
     for seed in range(6):
-        rollout = play({**RACE, then: "9 " * 30}, limits, seed, "any")
+        rollout = play({**RACE, then: "9 " * 30}, limits, seed, "any", kind)
         assert rollout.usage.total == 35 and rollout.threads[0].reason == "no tokens left"
+
+
+@pytest.mark.parametrize("kind", [Player, Together])
+def test_who_runs_out_of_tokens_before_a_sibling_returns_is_truncated_whoever_stops_first(kind):
+    race = {ROOT: "spawn #2 1 #1 2 run", "<child> 1 go": "9 " * 40, "<child> 2 go": "5 5 join 2 end"}
+    race[ROOT + " spawn #2 1 #1 2 run joined none joined 2 resume"] = "answer none end"
+    limits = LIMITS._replace(max_tokens=6 + 5 + 5)
+    for seed in range(6):
+        rollout = play(race, limits, seed, "any", kind)
+        assert [t.status.value for t in rollout.threads] == ["truncated", "truncated", "done"]
+        assert rollout.threads[1].reason == "no tokens left"
 
 
 def test_requests_are_fed_as_threads_stop_and_come_back_in_order():
