@@ -5,6 +5,9 @@ Every row is a token, with its slot and its position. Matrix products are torch'
 mask, no order of slots. The result is that of the `transformers` model up to rounding.
 """
 
+from math import prod
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+
 import numpy as np
 import torch
 from numpy import ndarray as Array
@@ -51,11 +54,8 @@ class FusedLlama:
         self._norm, self._vocabulary = model.model.norm.weight, model.lm_head.weight.t().contiguous()
         rotary = model.model.rotary_emb(self._embedding, torch.arange(window)[None])
         self._cosine, self._sine = (table[0].contiguous() for table in rotary)
-        # Zeros are mapped but take no memory before a thread needs them.
-        self._layers = [
-            _Layer(layer, torch.zeros(2, slots, self._groups, window, self._d))
-            for layer in model.model.layers
-        ]
+        shape = 2, slots, self._groups, window, self._d
+        self._layers = [_Layer(layer, _mapped_zeros(*shape)) for layer in model.model.layers]
         inner = self._layers[0].down.shape[0]
         attended = self._heads * self._d
         projected = attended + 2 * self._groups * self._d
@@ -121,3 +121,9 @@ class FusedLlama:
 
     def _rms_norm(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
         self._kernels.apr_rms_norm(*x.shape, self._epsilon, *map(Tensor.data_ptr, (x, weight, out)))
+
+
+def _mapped_zeros(*shape: int) -> Tensor:
+    """Zeros that take no memory before they are written; those of torch do."""
+    memory = mmap(-1, 4 * prod(shape), flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)

@@ -75,7 +75,6 @@ class Evidence:
         self.missing.append(f"latency of {stage}/{model}" + (f" condition {condition}" if condition else ""))
         return dict.fromkeys(("latency", "latency_low", "latency_high", "latency_p50", "latency_p95"))
 
-
     def modelled(self, model: str, stage: str, condition: int | None, join: str) -> dict[int, float]:
         """Modelled seconds per problem by the number of devices; empty, and a note, where there are none."""
         for entry in self.latencies.get((stage, model), {"conditions": []})["conditions"]:

@@ -12,10 +12,24 @@ from apr.core.params import Params
 from apr.core.progress import track
 from apr.eval.points import condition_kind, jobs
 from apr.eval.results import Cell, Key
-from apr.figures import devices, fig4a, fig4b, fig5, fig6, fig7, fig8, style, table1, table2, table3, table4
+from apr.figures import (
+    devices,
+    fig4a,
+    fig4b,
+    fig5,
+    fig6,
+    fig7,
+    fig8,
+    joins,
+    style,
+    table1,
+    table2,
+    table3,
+    table4,
+)
 from apr.figures.evidence import Evidence, Row, accuracy, mean, read_evidence
 
-FIGURES = (fig4a, fig4b, fig5, fig6, fig7, fig8, table1, table2, table3, table4, devices)
+FIGURES = (fig4a, fig4b, fig5, fig6, fig7, fig8, table1, table2, table3, table4, joins, devices)
 """Modules with CAPTION, `rows(evidence)` and `draw(rows, notes)`, where notes end up in the caption."""
 
 

@@ -14,7 +14,8 @@ from apr.figures import make_figures
 from apr.figures.evidence import Evidence, read_evidence
 from apr.figures.make import FIGURES, write_figure
 
-IDS = [module.__name__.rsplit(".", 1)[-1] for module in FIGURES]
+BY_NAME = {module.__name__.rsplit(".", 1)[-1]: module for module in FIGURES}
+IDS = list(BY_NAME)
 
 
 def cell(strict, **columns):
@@ -128,12 +129,26 @@ def test_fig6_joins_accuracy_with_latency(params):
     assert labels == ["sequential tokens per problem", "seconds per problem"]
 
 
+def test_joins_pairs_the_kinds_by_what_was_asked(params):
+    found = evidence(params, {
+        Key("apr", "sft", 0.0, 4): cell([[1], [1]], total=[[100], [300]], sequential=[[50], [70]]),
+        Key("apr", "sft", 0.0, 4, "any"): cell([[1], [0]], total=[[90], [270]], sequential=[[40], [50]]),
+        Key("apr", "sft", 0.0, 5, "any"): cell([[1], [0]]),
+    })  # fmt: skip
+    rows = BY_NAME["joins"].rows(found)
+    assert values(rows, "join", "condition", "total", "sequential", "accuracy") == [
+        ("all", 4, 200, 60, 1.0), ("any", 4, 180, 45, 0.5)
+    ]  # fmt: skip
+    changes = values(rows, "total_change", "sequential_change", "accuracy_change")
+    assert changes == [(0, 0, 0), (-20, -15, -0.5)]
+
+
 def test_devices_set_the_model_beside_what_was_measured(params):
     entry = {"condition": 3, "join": "any", "problems": [{"seconds": 0.5}, {"seconds": 1.5}],
              "p50": {"seconds": 1.0}, "p95": {"seconds": 1.45}, "modelled": {"1": 1.1, "2": 0.6}}  # fmt: skip
     found = evidence(params, {Key("apr", "sft", 0.0, 3, "any"): cell([[1], [0]])},
                      {("sft", "apr"): {"conditions": [entry]}})  # fmt: skip
-    rows = FIGURES[10].rows(found)
+    rows = BY_NAME["devices"].rows(found)
     assert values(rows, "condition", "devices", "accuracy", "latency", "modelled", "error") == [
         (3, 1, 0.5, 1.0, 1.1, pytest.approx(0.1)), (3, 2, 0.5, 1.0, 0.6, None),
     ]  # fmt: skip
@@ -181,7 +196,7 @@ def test_few_points_and_no_success_still_make_every_figure(write, tmp_path):
         (path / "metrics.json").write_text('{"loss": 1.5, "reward": 0}')
     make_figures(params, tmp_path / "eval", tmp_path / "latency", tmp_path / "models", tmp_path / "figures",
                  tmp_path / "metrics.json")  # fmt: skip
-    assert len(list((tmp_path / "figures").iterdir())) == 33
+    assert len(list((tmp_path / "figures").iterdir())) == 3 * len(FIGURES)
     assert read_json(tmp_path / "metrics.json")["sft_apr_accuracy_greedy"] == 0
 
 

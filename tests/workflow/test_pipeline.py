@@ -12,7 +12,7 @@ from apr.cli.plan import Plan
 
 AFTER_RL = {"evaluate", "latency", "figures", "claims"}
 FIGURES = [*(f"fig{name}" for name in ("4a", "4b", "5", "6", "7", "8")), *(f"table{n}" for n in range(1, 5)),
-           "devices"]  # fmt: skip
+           "joins", "devices"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
