@@ -94,12 +94,19 @@ def claims(params: Params, args: Args) -> None:
                 others={Path(f"scales/{scale}"): load_scale(scale) for scale in args.with_scale})
 
 
+def checks(params: Params, args: Args) -> None:
+    """Check that the files of a run add up: ids, splits, verdicts, tokens, and the figures' numbers."""
+    from apr.figures.checks import check_results
+
+    check_results(params, root=args.root, out=args.out)
+
+
 PATHS = {
     "out": "what to write", "problems": "Parquet file of problems", "traces": "Parquet file of traces",
     "tokenizer": "tokenizer directory", "checkpoint": "checkpoint directory to start from",
     "evaluations": "directory of evaluations", "latencies": "directory of latencies",
     "teachers": "directory of the teachers' evaluations", "models": "directory of checkpoints",
-    "metrics": "JSON file of metrics to write",
+    "metrics": "JSON file of metrics to write", "root": "directory that holds data and results",
 }
 NAMES = {
     "method": "an entry of traces.methods", "policy": "an entry of rl.policies",
@@ -116,6 +123,7 @@ JOBS: list[tuple[Callable[[Params, Args], None], str]] = [
     (teacher, "method problems out"),
     (figures, "evaluations latencies models out metrics"),
     (claims, "evaluations latencies teachers out"),
+    (checks, "root out"),
 ]
 
 

@@ -56,6 +56,8 @@ def nodes(params: Params) -> dict[str, Node]:
         found[f"teacher/{method}"] = Node("teacher", (f"data/teacher/{method}.parquet",), ("problems",), only)
     read = tuple(name for name, node in found.items() if node.stage in ("evaluate", "latency", "teacher"))
     found["claims"] = Node("claims", ("results/claims.md", "results/claims.csv"), read)
+    read = tuple(name for name, node in found.items() if node.stage not in ("tokenizer", "traces"))
+    found["checks"] = Node("checks", ("results/checks.json",), read)
     return found
 
 

@@ -33,16 +33,21 @@ def evaluate_teacher(params: Params, method: str, problems: Path, out: Path) -> 
     Raises `ParamsError` or `DataError`.
     """
     language = build_language(params.grammar, params.problems)
-    kind = condition_kind(params, method, "sft")
-    at = [Point(None, 0.0, sample) for sample in range(SAMPLES)]
-    if kind == "children":
-        amounts = sorted({point.condition for point in points(params, method, "sft")} - {None})
-        at += [Point(k, 0.0, sample) for k in amounts for sample in range(CONDITIONED_SAMPLES)]
+    kind, at = condition_kind(params, method, "sft"), teacher_points(params, method)
     chosen = first_problems(problems, params.eval.problems)
     rows = [point_columns(method, STAGE, problem, point, kind)
             | judge_trace(language, draw(problem, point, method, params), params.grammar.window)
             for problem in track(chosen, f"teacher {method}", len(chosen), "problem") for point in at]
     write_rows(out, rows, EVAL_SCHEMA)
+
+
+def teacher_points(params: Params, method: str) -> list[Point]:
+    """The points of `evaluate_teacher`."""
+    found = [Point(None, 0.0, sample) for sample in range(SAMPLES)]
+    if condition_kind(params, method, "sft") == "children":
+        amounts = sorted({point.condition for point in points(params, method, "sft")} - {None})
+        found += [Point(k, 0.0, sample) for k in amounts for sample in range(CONDITIONED_SAMPLES)]
+    return found
 
 
 def draw(problem: Problem, point: Point, name: str, params: Params) -> Trace:

@@ -1,13 +1,15 @@
 """All figures and tables, each as SVG, PNG and the CSV it is drawn from, and the metrics of a run."""
 
 import csv
+from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 
 import matplotlib
 
 from apr.core.errors import DataError
-from apr.core.files import atomic_path, read_json, write_json
+from apr.core.files import atomic_path, read_json, write_json, write_text
 from apr.core.params import Params
 from apr.core.progress import track
 from apr.eval.points import condition_kind, jobs
@@ -50,8 +52,12 @@ def make_figures(
     write_json(metrics, metrics_of(evidence, models))
 
 
+def name_of(module: ModuleType) -> str:
+    return module.__name__.rsplit(".", 1)[-1]
+
+
 def write_figure(module: ModuleType, evidence: Evidence, out: Path) -> None:
-    name = module.__name__.rsplit(".", 1)[-1]
+    name = name_of(module)
     own = evidence.fresh()
     rows = module.rows(own)
     if not rows:
@@ -64,16 +70,17 @@ def write_figure(module: ModuleType, evidence: Evidence, out: Path) -> None:
             notes.append(f"Not measured: {own.lacks()}.")
         style.add_caption(figure, " ".join(notes))
         style.save(figure, out / name)
-    write_csv(out / f"{name}.csv", rows)
+    write_text(out / f"{name}.csv", csv_text(rows))
 
 
-def write_csv(path: Path, rows: list[Row]) -> None:
+def csv_text(rows: Sequence[Row]) -> str:
     """Floats with six digits, None as an empty field."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    text = StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue()
 
 
 def metrics_of(evidence: Evidence, models: Path) -> dict[str, float]:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apr.core.errors import DataError
-from apr.core.files import atomic_path, write_text
+from apr.core.files import write_text
 from apr.core.params import Params
 from apr.figures.claims import CLAIMS, STATUSES, Claim
 from apr.figures.evidence import Evidence, Row, pool, read_evidence
-from apr.figures.make import write_csv
+from apr.figures.make import csv_text
 
 START, END = "<!-- claims -->\n", "<!-- /claims -->\n"
 COLUMNS = ("claim", "sentence", "measured [95 %]", "threshold", "paper", "problems x samples", "seeds",
@@ -36,8 +36,7 @@ def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Pa
     lines = [COLUMNS, ["---"] * len(COLUMNS), *map(printed_cells, rows)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     write_text(out, text)
-    with atomic_path(out.with_suffix(".csv")) as partial:
-        write_csv(partial, rows)
+    write_text(out.with_suffix(".csv"), csv_text(rows))
     if update_readme is not None:
         before, _, after = _split(update_readme)
         write_text(update_readme, f"{before}{START}{text}{END}{after}")

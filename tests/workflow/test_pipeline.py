@@ -10,7 +10,7 @@ import pytest
 
 from apr.cli.plan import Plan
 
-AFTER_RL = {"evaluate", "latency", "figures", "claims"}
+AFTER_RL = {"evaluate", "latency", "figures", "claims", "checks"}
 FIGURES = [*(f"fig{name}" for name in ("4a", "4b", "5", "6", "7", "8")), *(f"table{n}" for n in range(1, 5)),
            "joins", "devices"]  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_the_run_is_recorded(made):
     [
         ("rl.learning_rate", 3e-5, {"rl"} | AFTER_RL),
         ("eval.sweeps.window.temperatures", [0.5], {"teacher"} | AFTER_RL),
-        ("eval.bootstrap", 77, {"figures", "claims"}),
+        ("eval.bootstrap", 77, {"figures", "claims", "checks"}),
         ("sft.learning_rate", 1e-5, {"sft", "rl"} | AFTER_RL),
         ("seed", 5, {"problems", "traces", "sft", "rl", "teacher"} | AFTER_RL),
     ],
@@ -71,7 +71,7 @@ def test_jobs_are_planned_one_by_one(made):
     edit(made, "eval.sweeps.window.temperatures", [0.5])
     assert made.planned_jobs() == {
         "rl/apr_max", "evaluate/rl/apr_max", "latency/rl/apr_max",
-        "evaluate/sft/sos_plus", "latency/sft/sos_plus", "teacher/sos_plus", "figures", "claims",
+        "evaluate/sft/sos_plus", "latency/sft/sos_plus", "teacher/sos_plus", "figures", "claims", "checks",
     }
 
 
@@ -103,7 +103,9 @@ def test_a_file_changed_inside_a_checkpoint_is_seen(made):
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     try:
-        assert made.planned_jobs() == {"rl/apr", "evaluate/rl/apr", "latency/rl/apr", "figures", "claims"}
+        assert made.planned_jobs() == {
+            "rl/apr", "evaluate/rl/apr", "latency/rl/apr", "figures", "claims", "checks"
+        }  # fmt: skip
         assert "rl" in made.changed_in_dvc()
     finally:
         weights.write_bytes(kept)

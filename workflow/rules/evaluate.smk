@@ -99,3 +99,19 @@ rule claims:
         "python -m apr claims --recipe {input.recipe} --evaluations {params.root}data/eval"
         " --latencies {params.root}data/latency --teachers {params.root}data/teacher"
         " --out {output.table} > {log} 2>&1"
+
+
+rule checks:
+    input:
+        unpack(results_inputs("checks")),
+    output:
+        counts=f"{ROOT}results/checks.json",
+        recipe=f"{ROOT}results/checks.json.recipe",
+    log:
+        f"{ROOT}logs/checks.log",
+    benchmark:
+        f"{ROOT}logs/checks.tsv"
+    params:
+        root=ROOT or ".",
+    shell:
+        "python -m apr checks --recipe {input.recipe} --root {params.root} --out {output.counts} > {log} 2>&1"

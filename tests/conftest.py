@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from apr.cli.plan import load_scale
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 IDENTITY = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
             for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))}
@@ -46,7 +46,7 @@ class Laboratory:
         for line in output.splitlines():
             if line.startswith(("rule ", "localrule ")):
                 rule = line.split()[1].rstrip(":")
-                if rule in ("problems", "tokenizer", "figures", "claims"):
+                if rule in ("problems", "tokenizer", "figures", "claims", "checks"):
                     jobs.add(rule)
             elif line.strip().startswith("wildcards:"):
                 values = dict(pair.split("=") for pair in line.split(":", 1)[1].strip().split(", "))
