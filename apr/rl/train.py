@@ -60,7 +60,8 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
     `problems` is the Parquet file of training problems. `out` holds weights, tokenizer, `log.jsonl` (a line
     per step, see `apr.rl.log`) and `metrics.json`. Until it is written, `<out>.work` holds the trainer's
     state every `checkpoint_steps` steps, and a run with equal parameters and inputs goes on from there.
-    Raises `ParamsError`, `DataError` or `CheckpointError` on bad input; a fault while sampling ends the run.
+    Raises `ParamsError`, `DataError` or `CheckpointError` on bad input, and `AprError` if a loss or a
+    gradient is not finite; a fault while sampling or in the reward ends the run.
     """
     check_params(params, policy)
     torch.set_num_threads(params.engine.torch_threads)
@@ -127,7 +128,7 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
         bf16=False, activation_checkpointing=False,
         use_cpu=resolve_device(params.engine.device).type == "cpu",
         save_steps=rl.checkpoint_steps * rl.inner_updates, save_total_limit=1,
-        logging_steps=1, report_to="none", disable_tqdm=True,
+        logging_steps=1, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
     )  # fmt: skip
 
 

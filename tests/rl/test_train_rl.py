@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoTokenizer
 
-from apr.core.errors import ParamsError
+from apr.core.errors import AprError, ParamsError
 from apr.core.params import partial_params
 from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model
@@ -21,8 +21,8 @@ from apr.threads.orchestrator import Orchestrator
 
 KEYS = {
     "step", "reward", "accuracy", "children", "total_tokens", "sequential_tokens", "malformed", "truncated",
-    "zero_variance_groups", "kl", "entropy", "clip_share", "grad_norm", "loss", "rollout_seconds",
-    "update_seconds",
+    "zero_variance_groups", "kl", "entropy", "clip_share", "grad_norm", "loss", "exploded_updates",
+    "rollout_seconds", "update_seconds",
 }  # fmt: skip
 TIMES = {"rollout_seconds", "update_seconds"}
 
@@ -98,6 +98,25 @@ def test_a_fault_in_the_reward_ends_the_run(params, problems, checkpoint, tmp_pa
     monkeypatch.setattr("apr.rl.rollouts.verify", broken)
     with pytest.raises(ZeroDivisionError, match="verifier"):
         train_rl(params, "apr", problems, checkpoint, tmp_path / "rl")
+
+
+def test_a_gradient_that_explodes_is_counted_and_shown(params, problems, checkpoint, tmp_path, capsys):
+    changed = with_rl(params, max_grad_norm=1e-6, learning_rate=1e-9)
+    train_rl(changed, "apr", problems, checkpoint, tmp_path / "rl")
+    lines, _ = log(tmp_path / "rl")
+    assert [line["exploded_updates"] for line in lines] == [params.rl.inner_updates] * 2
+    count = 2 * params.rl.inner_updates
+    assert json.loads((tmp_path / "rl/metrics.json").read_text())["exploded_updates"] == count
+    assert f"exploded updates {count}" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(params, problems, checkpoint, tmp_path, monkeypatch):
+    whole = PackedGRPOTrainer._compute_loss
+    monkeypatch.setattr(PackedGRPOTrainer, "_compute_loss", lambda *args: whole(*args) * float("nan"))
+    with pytest.raises(AprError, match="rl: loss is nan at step 1; try a smaller rl.learning_rate"):
+        train_rl(params, "apr", problems, checkpoint, tmp_path / "rl")
+    assert not (tmp_path / "rl").exists()
+    assert not list((tmp_path / "rl.work").glob("checkpoint-*"))
 
 
 def test_needs_no_settings_but_those_it_declares(params, problems, checkpoint, tmp_path):
