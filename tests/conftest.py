@@ -56,7 +56,7 @@ class Laboratory:
 
     def changed_in_dvc(self) -> set[str]:
         """The stages that `dvc status` reports, and those downstream of them."""
-        changed = set(json.loads(self.run("dvc", "status", "--json")))
+        changed = set(json.loads(self.run("dvc", "status", "--json").splitlines()[-1]))  # after warnings
         while more := {below for above, below in self.edges if above in changed} - changed:
             changed |= more
         return changed

@@ -4,6 +4,7 @@ Heavy packages are imported inside a verb, so that `--help` answers at once.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from apr.cli.serve import serve
 from apr.cli.solve import add_arguments, solve
 from apr.core.errors import AprError
 from apr.core.params import Params
+from apr.core.process import OWNER, end_with
 from apr.core.recipe import make, read_job
 
 Args = argparse.Namespace
@@ -183,6 +185,8 @@ def run_job(args: Args) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 2, after one line on stderr, for every error that the user can mend."""
     args = build_parser().parse_args(argv)
+    if owner := os.environ.get(OWNER):
+        end_with(owner)
     try:
         return args.run(args) or 0
     except AprError as error:

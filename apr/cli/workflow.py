@@ -1,14 +1,21 @@
 """What the Snakefile calls: the plan of a run, and what happens before its first and after its last job."""
 
+import atexit
+import glob
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from apr.cli.plan import DEFAULT_SCALE, Plan
 from apr.core.errors import AprError, ParamsError
+from apr.core.files import remove
+from apr.core.process import alive, end_with, identity, workers_of
 
 
 def open_plan(config: Mapping[str, Any]) -> Plan:
@@ -19,8 +26,38 @@ def open_plan(config: Mapping[str, Any]) -> Plan:
         plan = Plan(str(config.get("scale", DEFAULT_SCALE)))
     except AprError as error:
         sys.exit(f"apr: error: {error}")
+    recover()
     plan.write()
     return plan
+
+
+def recover() -> None:
+    """Clears up after runs that were killed, and sees to it that this one leaves nothing behind if it is.
+
+    Their workers are ended and Snakemake's locks removed, unless a run that holds some is alive. Inside `dvc
+    repro` this run ends with DVC.
+    """
+    runs = Path(".snakemake/apr-runs")
+    runs.mkdir(parents=True, exist_ok=True)
+    here = f"{socket.gethostname()}:"
+    for mark in runs.glob(f"{glob.escape(here)}*"):  # of those on other machines nothing is known
+        if not alive(run := mark.name.removeprefix(here)):
+            orphans = list(workers_of(run))
+            for orphan in orphans:
+                orphan.kill()
+            psutil.wait_procs(orphans)
+            mark.unlink(missing_ok=True)
+    if not any(runs.iterdir()):
+        remove(Path(".snakemake/locks"))
+        Path(".snakemake/locks").mkdir()
+    own = runs / f"{here}{identity()}"
+    own.touch()
+    atexit.register(own.unlink, missing_ok=True)
+    if "DVC_STAGE" in os.environ:
+        for process in psutil.Process().parents():
+            if any(Path(part).name == "dvc" for part in process.cmdline()[:3]):
+                end_with(identity(process.pid))
+                break
 
 
 def prune(plan: Plan) -> None:

@@ -1,5 +1,6 @@
 """Files that are whole or absent: everything is written beside its place and renamed into it."""
 
+import glob
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,11 +18,16 @@ from apr.core.errors import DataError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write a file or directory to; renames it into place on success."""
+    """Yields a path beside `path` to write a file or directory to; renames it into place on success.
+
+    Removes what processes that were killed have left of earlier attempts.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    remove(partial)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        if left == partial or not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+            remove(left)
     try:
         yield partial
         if path.is_dir() and not path.is_symlink():

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from apr.core.errors import DataError
 from apr.core.files import atomic_path
 from apr.core.params import Grammar, Params, TraceMethod
+from apr.core.process import end_with, identity
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
 from apr.countdown import Problem, read_problems
@@ -155,7 +156,7 @@ def trace_tables(
     if workers == 1:
         yield from map(make, chunks)
         return
-    with get_context("spawn").Pool(workers) as pool:
+    with get_context("spawn").Pool(workers, initializer=end_with, initargs=(identity(),)) as pool:
         yield from pool.imap(make, chunks)
 
 

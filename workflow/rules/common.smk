@@ -7,6 +7,7 @@ sys.path.insert(0, workflow.basedir)
 
 from apr.cli.record import record
 from apr.cli.workflow import commit, open_plan, prune
+from apr.core.process import OWNER, identity
 from apr.eval.points import points
 
 STARTED = time.time()
@@ -22,11 +23,12 @@ wildcard_constraints:
     model="[^/]+",
 
 
-# A fixed number of threads per process, so that results do not depend on the cores of the machine.
+# A fixed number of threads per process, so that results do not depend on the cores of the machine. Jobs end
+# with this process, even if it is killed.
 shell.prefix(
     f'export PATH="{os.path.dirname(sys.executable)}:$PATH" HF_HUB_OFFLINE=1 '
     f"OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS={PLAN.params.engine.torch_threads} "
-    f'PYTHONPATH="{workflow.basedir}"; set -euo pipefail; '
+    f'PYTHONPATH="{workflow.basedir}" {OWNER}={identity()}; set -euo pipefail; '
 )
 
 

@@ -1,0 +1,49 @@
+"""Processes that end when the process they work for has ended, however it ended."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+
+OWNER = "APR_OWNER"
+"""Environment variable: identity of the process that a verb works for."""
+EVERY = 0.5
+"""Seconds between two looks."""
+
+
+def identity(pid: int | None = None) -> str:
+    """Names a process, this one by default, as no later process with the same number is named."""
+    process = psutil.Process(pid)
+    return f"{process.pid}:{process.create_time()}"
+
+
+def alive(name: str) -> bool:
+    """Whether the process of this identity is there, and is no zombie."""
+    try:
+        process = psutil.Process(int(name.partition(":")[0]))
+        return identity(process.pid) == name and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_with(owner: str) -> None:
+    """Ends this process within `EVERY` seconds of the end of `owner`, without any clean-up."""
+
+    def watch() -> None:
+        while alive(owner):
+            time.sleep(EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch the owner").start()
+
+
+def workers_of(owner: str) -> Iterator[psutil.Process]:
+    """The processes that were started to work for `owner`, and theirs."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(OWNER) == owner:
+                yield process
+        except psutil.Error:  # it has ended, or is another user's
+            continue

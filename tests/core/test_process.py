@@ -1,0 +1,76 @@
+"""Workers and their owners, as real processes that are really killed."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from apr.core.files import atomic_path, write_text
+from apr.core.process import OWNER, alive, identity, workers_of
+
+
+@pytest.fixture
+def start():
+    """Starts a process; all of them are ended with the test."""
+    started = []
+
+    def popen(*command, **environment):
+        started.append(subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE))
+        return started[-1]
+
+    yield popen
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_an_identity_is_that_of_one_process(start):
+    process = start("sleep", "60")
+    name = identity(process.pid)
+    assert alive(name) and alive(identity())
+    assert not alive(name + "1"), "the same number, another start"
+    process.kill()
+    time.sleep(0.2)
+    assert psutil.pid_exists(process.pid) and not alive(name), "a zombie"
+    process.wait()
+    assert not alive(name)
+
+
+def test_a_verb_ends_with_the_process_it_works_for(start):
+    owner = start("sleep", "60")
+    said = "from apr.core.process import end_with; import sys, time; end_with(sys.argv[1]);"
+    wait = "print('ready', flush=True); time.sleep(60)"
+    worker = start(sys.executable, "-c", said + wait, identity(owner.pid))
+    assert worker.stdout.readline() == b"ready\n" and worker.poll() is None
+    time.sleep(0.7)
+    assert worker.poll() is None
+    owner.kill()
+    assert worker.wait(timeout=5) == 1
+
+
+def test_workers_are_found_by_whom_they_work_for(start):
+    owner, other = identity(), "1:2.0"
+    worker = start("sleep", "60", **{OWNER: owner})
+    start("sleep", "60", **{OWNER: other})
+    assert [process.pid for process in workers_of(owner)] == [worker.pid]
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(start, tmp_path):
+    dead = start("true")
+    dead.wait()
+    living = start("sleep", "60")
+    left = tmp_path / f".file[1].partial-{dead.pid}"
+    kept = tmp_path / f".file[1].partial-{living.pid}"
+    other = tmp_path / f".other.partial-{dead.pid}"
+    for path in (left, kept, other):
+        path.write_text("half")
+    write_text(tmp_path / "file[1]", "whole")
+    assert not left.exists() and kept.exists() and other.exists()
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "file[1]") as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert (tmp_path / "file[1]").read_text() == "whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"file[1]", kept.name, other.name}
