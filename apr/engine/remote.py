@@ -172,6 +172,8 @@ class RemoteDecoder:
 
     def shorten(self, key: Hashable, limit: int) -> None:
         thread = self._threads.get(key)
+        if thread is not None and thread.request is None:
+            return
         if thread is None or limit <= len(thread.ids):
             raise ValueError(f"thread {key!r} is not open, or no room to sample is left")
         thread.limit = min(thread.limit, limit)  # what is under way is cut when it comes

@@ -7,6 +7,8 @@ CONTROL = (
     "list", "goto", "spawn", "run", "joined", "resume", "join", "answer", "none", ",", "end",
 )  # fmt: skip
 OPERATORS = ("+", "-", "*", "/")
+DIGITS = 100
+"""Tokens that the digits of a number may take: what a model writes must not cost arithmetic without bound."""
 COMPARISONS = ("<", "!", ">")
 """A leaf's result against the target: below, equal, above."""
 
@@ -71,12 +73,14 @@ class Vocabulary:
         return " ".join(words).replace(" ##", "")
 
     def read_number(self, ids: Sequence[int], position: int) -> tuple[int, int] | None:
-        """The number that starts at `position` and the position after it; None if none starts there."""
+        """The number that starts at `position` and the position after it; None if none starts there, or if
+        it goes on for more than `DIGITS` tokens."""
         if position >= len(ids) or ids[position] not in self.number_of:
             return None
+        first = position
         value = self.number_of[ids[position]]
         position += 1
         while position < len(ids) and ids[position] in self.digit_of:
             value = value * 10 + self.digit_of[ids[position]]
             position += 1
-        return value, position
+        return (value, position) if position - first <= DIGITS else None

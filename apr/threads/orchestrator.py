@@ -37,6 +37,8 @@ class _Node:
     order: int = 0
     """Place of the rollout among those of this run."""
     spawned: list[list["_Node"]] = field(default_factory=list)
+    left: int = 0
+    """Children of its last spawn that have not ended."""
     returned: list[int] = field(default_factory=list)
     most: int | None = None
     """Length of the thread at which a sibling that has returned something outruns it."""
@@ -160,6 +162,7 @@ class Orchestrator:
             ]
             thread.spawns.append(Spawn(at=len(thread.ids), children=[]))
             node.spawned.append(children)
+            node.left = len(children)
             for child in children:
                 self._start(child)
 
@@ -179,7 +182,8 @@ class Orchestrator:
         if node.request.join == "any" and status == Status.DONE and node.returned != self._syntax.nothing:
             for sibling in parent.spawned[-1]:
                 self._outrun(sibling, by=node)
-        if all(child.thread.status not in (Status.RUNNING, Status.WAITING) for child in parent.spawned[-1]):
+        parent.left -= 1
+        if not parent.left:
             self._join(parent)
 
     def _outrun(self, node: _Node, by: _Node) -> None:

@@ -246,6 +246,7 @@ def test_shortened_and_closed_threads(serve):
                 found[key] += len(segment.ids)
         assert set(found) == {0, 1, 3} and found[1] <= 2
         decoder.shorten(1, 7)  # it has stopped: nothing happens
+        decoder.shorten(0, 4)
         with pytest.raises(ValueError, match="already open"):
             decoder.open(0, [6], Sampling(1.0, 0), WINDOW)
         with pytest.raises(ValueError, match="not open"):

@@ -1,0 +1,206 @@
+"""Hostile models: random and mutated token streams through grammar, orchestrator and verifier.
+
+    python -m tests.faults.fuzz --streams 1000000 --seed 0
+
+A stream is what one thread decodes up to its stop: noise; a real demonstration with some tokens changed, cut,
+doubled or moved; or a spawn of too many, empty, or identical messages. Nothing may raise or hang, every
+rollout ends within its budgets, with an answer or with a reason, and is judged.
+"""
+
+import argparse
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+
+import psutil
+
+from apr.cli.plan import load_scale
+from apr.core.params import Params
+from apr.core.seeds import derive_rng
+from apr.countdown import Problem
+from apr.countdown.generate import generate_problems
+from apr.engine.interface import Sampling, Segment
+from apr.eval.judge import ledger, verdict
+from apr.grammar import Language, build_language
+from apr.solvers.traces import trace_rows
+from apr.threads.orchestrator import Orchestrator
+from apr.threads.rollout import Limits, Request, Rollout, Status
+
+BATCH = 500
+"""Rollouts of one run of the orchestrator."""
+
+
+class HostileDecoder:
+    """A `Decoder` whose threads decode hostile streams, each drawn from its key and its length."""
+
+    capacity = 64
+
+    def __init__(self, language: Language, demonstrations: dict[int, list[list[int]]]):
+        """`demonstrations` of a thread, by the first token of its prompt."""
+        self._language, self._demonstrations = language, demonstrations
+        self._stop = language.syntax.stop_ids
+        self._threads: dict[Hashable, tuple[list[int], Sampling, int]] = {}
+        self._live: list[Hashable] = []
+        self.streams = 0
+
+    def open(
+        self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int, rank: int = 0
+    ) -> None:
+        assert key not in self._threads and 0 < len(prompt) < limit
+        self._threads[key] = list(prompt), sampling, limit
+        self._live.append(key)
+
+    def extend(self, key: Hashable, ids: Sequence[int], limit: int) -> None:
+        text, sampling, _ = self._threads[key]
+        assert key not in self._live and len(text) + len(ids) < limit
+        self._threads[key] = [*text, *ids], sampling, limit
+        self._live.append(key)
+
+    def shorten(self, key: Hashable, limit: int) -> None:
+        text, sampling, before = self._threads[key]
+        if key in self._live:
+            assert len(text) < limit
+            self._threads[key] = text, sampling, min(limit, before)
+
+    def close(self, key: Hashable) -> None:
+        del self._threads[key]
+        if key in self._live:
+            self._live.remove(key)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._live)
+
+    def step(self) -> list[tuple[Hashable, Segment]]:
+        stopped = []
+        for key in self._live:
+            text, sampling, limit = self._threads[key]
+            room = limit - len(text)
+            ids: list[int] = []
+            for token in self._stream(text[0], random.Random(f"{sampling.key} {len(text)}")):
+                ids.append(token)
+                if token in self._stop or len(ids) == room:
+                    break
+            reason = "stop" if ids[-1] in self._stop else "length"
+            self._threads[key] = [*text, *ids], sampling, limit
+            stopped.append((key, Segment(ids, [-1.0] * len(ids), reason)))
+        self.streams += len(stopped)
+        self._live = []
+        return stopped
+
+    def _stream(self, role: int, rng: random.Random) -> Iterator[int]:
+        kind = rng.random()
+        if kind < 0.15:
+            yield from self._spawn(rng)
+        elif kind < 0.85:
+            other = rng.choice(list(self._demonstrations))
+            yield from self._mutated(self._demonstrations[role if rng.random() < 0.9 else other], rng)
+        while True:
+            yield from rng.choices(range(self._language.vocabulary.size), k=16)
+
+    def _mutated(self, demonstrations: list[list[int]], rng: random.Random) -> list[int]:
+        ids = list(rng.choice(demonstrations))
+        for _ in range(rng.choice((0, 0, 1, 1, 2, 5, 20))):
+            at = rng.randrange(len(ids) + 1)
+            end = at + rng.choice((1, 1, 2, 8))
+            match rng.randrange(4):
+                case 0:
+                    ids[at:end] = []
+                case 1:
+                    ids[at:at] = ids[at:end]
+                case 2:
+                    ids[at:end] = rng.choices(range(self._language.vocabulary.size), k=end - at)
+                case 3:
+                    there = rng.randrange(len(ids) + 1)
+                    ids[there:there] = ids[at:end]
+        return ids
+
+    def _spawn(self, rng: random.Random) -> Iterator[int]:
+        words = self._language.vocabulary.ids
+        most = self._language.vocabulary.messages
+        message = rng.choices(range(self._language.vocabulary.size), k=rng.choice((0, 1, 4)))
+        yield words["spawn"]
+        for count in range(rng.randint(1, most), 0, -1):
+            yield words[f"#{count}"]
+            yield from message
+            if rng.random() < 0.3:
+                yield rng.randrange(self._language.vocabulary.size)
+        yield words["run"]
+
+
+def demonstrations(params: Params, problems: Sequence[Problem]) -> dict[int, list[list[int]]]:
+    """What threads of real traces sample, roots up to their spawn and after it, and children."""
+    found = defaultdict(list)
+    for problem in problems:
+        for method in ("apr", "sos_plus"):
+            for row in trace_rows(problem, method, params):
+                ids, mask = row["token_ids"], row["loss_mask"]
+                starts = [i for i in range(len(ids)) if mask[i] and not (i and mask[i - 1])]
+                for start in starts:
+                    end = next((i for i in range(start, len(ids)) if not mask[i]), len(ids))
+                    found[ids[0]].append(ids[start:end])
+    return found
+
+
+def check(language: Language, limits: Limits, problem: Problem, rollout: Rollout) -> str:
+    """Raises `AssertionError` where a rollout breaks a promise; what became of it."""
+    root, usage, row = rollout.threads[0], rollout.usage, verdict(language, problem, rollout)
+    assert root.status in (Status.DONE, Status.MALFORMED, Status.TRUNCATED)
+    assert usage.total <= limits.max_tokens and 0 < usage.sequential <= usage.total
+    assert usage.longest <= limits.window and usage.depth <= limits.max_depth
+    for thread in rollout.threads:
+        assert thread.status in (Status.DONE, Status.MALFORMED, Status.TRUNCATED, Status.CANCELLED)
+        assert thread.reason or thread.status == Status.DONE
+        assert len(thread.ids) == len(thread.sampled) == len(thread.logprobs)
+        assert all(len(spawn.children) <= limits.max_children for spawn in thread.spawns)
+        language.parse(thread.ids)
+    assert row["reason"] and row["status"] in ("done", "malformed", "truncated")
+    assert (row["status"] == "done") == (row["answer"] is not None) and row["lenient"] >= row["strict"]
+    counted = ledger(rollout)
+    assert counted["threads"] == len(rollout.threads) == counted["children"] + 1
+    return "solved" if row["strict"] else row["status"]
+
+
+def fuzz(streams: int, seed: int, window: int = 96) -> tuple[Counter[str], int]:
+    """At least so many streams: what became of the rollouts, and how many streams there were."""
+    params = load_scale("default")
+    language, found = build_language(params.grammar, params.problems), Counter()
+    settings = params.problems.model_copy(update={"validation": 200, "test": 0, "train": 0})
+    problems = generate_problems(settings, 1)["validation"]
+    decoder = HostileDecoder(language, demonstrations(params, problems))
+    batch = 0
+    while decoder.streams < streams:
+        rng = derive_rng(seed, "fuzz", batch)
+        depth = rng.choice((0, 1, 1, 2, 4))
+        limits = Limits(window, rng.choice((1, 50, 500, 5000)), rng.choice((1, 4, 10)), depth)
+        owners = [rng.choice(problems) for _ in range(BATCH)]
+        requests = [Request(f"{batch}/{n}", language.prompt(problem.numbers, problem.target, None), 1.0, seed,
+                            rng.choice(("all", "any")) if depth <= 1 else "all")
+                    for n, problem in enumerate(owners)]  # fmt: skip
+        rollouts = Orchestrator(decoder, language.syntax, limits).run(requests)
+        found.update(check(language, limits, *pair) for pair in zip(owners, rollouts, strict=True))
+        found["children"] += sum(len(rollout.threads) - 1 for rollout in rollouts)
+        batch += 1
+    return found, decoder.streams
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--streams", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    fuzz(10_000, args.seed + 1)
+    started, before = time.perf_counter(), psutil.Process().memory_info().rss
+    found, streams = fuzz(args.streams, args.seed)
+    grown = (psutil.Process().memory_info().rss - before) / 2**20
+    became = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
+    seconds = time.perf_counter() - started
+    print(f"{streams} streams in {seconds:.0f} s, {grown:.0f} MiB more memory; rollouts: {became}")
+    assert grown < 100
+
+
+if __name__ == "__main__":
+    main()
