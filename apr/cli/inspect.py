@@ -1,12 +1,17 @@
 """Verbs about the pipeline as a whole: its parameters, what is stale, its clean-up, its record in DVC."""
 
 import argparse
+import os
 from io import StringIO
+from pathlib import Path
 
 from ruamel.yaml import YAML
 
 from apr.cli import workflow
-from apr.cli.plan import Plan, load_scale
+from apr.cli.plan import DEFAULT_SCALE, Plan, load_scale
+from apr.core.errors import DataError
+from apr.core.files import read_json
+from apr.core.recipe import flat
 
 
 def params(args: argparse.Namespace) -> None:
@@ -22,6 +27,38 @@ def status(args: argparse.Namespace) -> None:
     for name, reason in plan.stale.items():
         print(f"{name}: {reason}")
     print(f"{len(plan.stale)} of {len(plan.jobs)} artefacts are stale")
+
+
+def why(args: argparse.Namespace) -> None:
+    """Say what an artefact was made from, whether it is stale, and because of what."""
+    path = Path(os.path.normpath(args.artefact))
+    scale = path.parts[1] if path.parts[:1] == ("scales",) and len(path.parts) > 1 else DEFAULT_SCALE
+    plan = Plan(scale)
+    owners = [name for name, job in plan.jobs.items()
+              if path == Path(job.seal) or any(path.is_relative_to(output) for output in job.outputs)]
+    if not owners:
+        known = ", ".join(sorted(output for job in plan.jobs.values() for output in job.outputs))
+        raise DataError(f"{path}: no artefact of scale {scale!r}; they are {known}")
+    (name,) = owners
+    print(f"{name}: {'stale' if name in plan.stale else 'fresh'}")
+    for line in plan.because(name):
+        print(f"  {line}")
+    job = plan.jobs[name]
+    if not Path(job.seal).is_file():
+        return
+    seal = read_json(job.seal)
+    sections = {
+        "made by": dict(flat(seal.get("made_by", {}))),
+        "parameters": dict(flat(seal["recipe"]["params"])),
+        "code": seal["recipe"]["code"],
+        "made from": {other: plan.jobs[other].seal if other in plan.jobs else "no longer in the parameters"
+                      for other in seal["recipe"]["upstream"]},
+        "files": seal["outputs"],
+    }  # fmt: skip
+    for title, values in sections.items():
+        print(f"{title}:")
+        for key, value in values.items():
+            print(f"  {key}: {value}")
 
 
 def prune(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ Heavy packages are imported inside a verb, so that `--help` answers at once.
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from apr.core.process import OWNER, end_with
 from apr.core.recipe import make, read_job
 
 Args = argparse.Namespace
+FULL = os.strerror(errno.ENOSPC)
 
 
 def problems(params: Params, args: Args) -> None:
@@ -156,6 +158,9 @@ def build_parser() -> argparse.ArgumentParser:
         verb.set_defaults(run=run_job, function=function)
     for function in (inspect.params, inspect.status, inspect.prune, inspect.commit):
         add_verb(verbs, function).set_defaults(run=function)
+    verb = verbs.add_parser("why", **describe(inspect.why))
+    verb.add_argument("artefact", help="a file or directory below data, results or scales/NAME")
+    verb.set_defaults(run=inspect.why)
     verb = add_verb(verbs, serve)
     verb.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help=PATHS["checkpoint"])
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
@@ -166,11 +171,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_verb(verbs, function: Callable) -> argparse.ArgumentParser:
-    text = " ".join(function.__doc__.split())
-    verb = verbs.add_parser(function.__name__, help=text.split(". ")[0].rstrip("."), description=text)
+    verb = verbs.add_parser(function.__name__, **describe(function))
     verb.add_argument("--scale", default=DEFAULT_SCALE,
                       help="a preset of presets/, put over params.yaml (default: params.yaml alone)")
     return verb
+
+
+def describe(function: Callable) -> dict[str, str]:
+    """Help from the docstring."""
+    text = " ".join(function.__doc__.split())
+    return {"help": text.split(". ")[0].rstrip("."), "description": text}
 
 
 def run_job(args: Args) -> None:
@@ -191,4 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args) or 0
     except AprError as error:
         print(f"apr: error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if FULL not in str(error):  # as the system, pyarrow and safetensors all say
+            raise
+        print(f"apr: error: {FULL}: what was being written is removed ({error})", file=sys.stderr)
         return 2

@@ -132,6 +132,15 @@ class Plan:
             elif stale := [other for other in node.upstream if other in self.stale]:
                 self.stale[name] = f"{stale[0]} is stale"
 
+    def because(self, name: str) -> Iterator[str]:
+        """Why a job is stale, back to what is stale by itself; nothing if it is fresh."""
+        while reason := self.stale.get(name):
+            yield f"{name}: {reason}"
+            above = reason.removesuffix(" is stale")
+            if above == reason:
+                return
+            name = above
+
     def _job(self, name: str, node: Node, recipe: dict[str, Any]) -> Job:
         outputs = tuple(str(self._repository / f"{self.root}{path}") for path in node.outputs)
         upstream = {other: self.jobs[other].seal for other in node.upstream}

@@ -2,17 +2,13 @@
 
 import csv
 import os
-import platform
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from apr.cli.plan import Plan
 from apr.core.files import read_json, write_json
-
-VERSIONED = ("torch", "transformers", "trl", "peft", "pyarrow", "numpy", "snakemake", "dvc")
+from apr.core.provenance import provenance
 
 
 def record(plan: Plan, started: float) -> None:
@@ -28,9 +24,7 @@ def record(plan: Plan, started: float) -> None:
     before = read_json(out) if out.is_file() else {}
     write_json(out, {
         "scale": plan.scale,
-        "commit": _commit(),
-        "machine": _machine(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED},
+        **provenance(),
         "full_run": last if done == len(plan.jobs) else before.get("full_run"),
         "last_run": last,
         "jobs": {name: _outputs(seal) | _cost(Path(f"{plan.root}logs/{name}.tsv"))
@@ -50,22 +44,3 @@ def _cost(benchmark: Path) -> dict[str, Any]:
     (row,) = csv.DictReader(benchmark.read_text().splitlines(), delimiter="\t")
     memory = row["max_rss"]
     return {"seconds": float(row["s"]), "peak_mib": None if memory in ("NA", "-") else float(memory)}
-
-
-def _commit() -> str | None:
-    """The commit checked out, with `+` where tracked files are edited; None outside git."""
-    done = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    return done.stdout.strip() or None
-
-
-def _machine() -> dict[str, Any]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),
-            "memory_gib": round(memory / 2**30, 1)}  # fmt: skip
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -2,8 +2,9 @@
 
 A *recipe* holds the parameters that a job may read, the hashes of its code, and the digests of the recipes
 of what it reads. A *seal*, written beside the artefact as its last file, repeats the recipe and adds the
-hashes of the artefact's own files and of those it read. An artefact is fresh when its seal holds the recipe
-wanted now and its files are the sealed ones: no dates, no database, so it holds after a checkout or a pull.
+hashes of the artefact's own files and of those it read; and, for people, commit, versions and machine. An
+artefact is fresh when its seal holds the recipe wanted now and its files are the sealed ones: no dates, no
+database, so it holds after a checkout or a pull.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from typing import Any
 from apr.core.errors import DataError
 from apr.core.files import read_json, remove, write_json
 from apr.core.params import Params, partial_params
+from apr.core.provenance import provenance
 
 DIRECTORY_SEAL = "recipe.json"
 
@@ -92,7 +94,7 @@ def why_stale(job: Job) -> str | None:
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The first entry in which two nested mappings differ, in words."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(flat(old)), dict(flat(new))
     for key in [*after, *before]:
         if before.get(key) != after.get(key):
             if key.startswith("params."):
@@ -101,10 +103,11 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "nothing changed"
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested mapping by their dotted paths."""
     if isinstance(value, Mapping) and (value or not path):
         for key, item in value.items():
-            yield from _flat(item, f"{path}.{key}" if path else key)
+            yield from flat(item, f"{path}.{key}" if path else key)
     else:
         yield path, value
 
@@ -128,4 +131,5 @@ def make(job: Job) -> Iterator[Params]:
     remove(Path(job.seal))
     yield partial_params(job.recipe["params"])
     inputs = {name: _sealed_outputs(path) for name, path in job.upstream.items()}
-    write_json(job.seal, {"recipe": job.recipe, "inputs": inputs, "outputs": outputs_of(job)})
+    write_json(job.seal, {"recipe": job.recipe, "inputs": inputs, "outputs": outputs_of(job),
+                          "made_by": provenance()})  # fmt: skip

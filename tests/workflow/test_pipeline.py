@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from apr.cli.plan import Plan
+from tests.conftest import Laboratory
 
 AFTER_RL = {"evaluate", "latency", "figures", "claims", "checks"}
 FIGURES = [*(f"fig{name}" for name in ("4a", "4b", "5", "6", "7", "8")), *(f"table{n}" for n in range(1, 5)),
@@ -138,12 +139,53 @@ def test_snakemake_records_what_it_made_in_dvc(made):
     assert not made.changed_in_dvc(), "figures are in git"
 
 
-def test_experiments_are_told_apart(made):
-    for bootstrap in (21, 22):
-        made.run("dvc", "exp", "run", "--temp", "-n", f"b{bootstrap}", "-S", f"eval.bootstrap={bootstrap}")
+def test_experiments_are_told_apart_and_applied(made):
+    made.run("dvc", "exp", "run", "--temp", "-n", "b21", "-S", "eval.bootstrap=21")
+    for bootstrap in (22, 23):
+        made.run("dvc", "exp", "run", "--queue", "-n", f"b{bootstrap}", "-S", f"eval.bootstrap={bootstrap}")
+    made.run("dvc", "exp", "run", "--run-all", "--jobs", "2")
     table = list(csv.DictReader(made.run("dvc", "exp", "show", "--csv", "--only-changed").splitlines()))
     found = {row["Experiment"]: row["eval.bootstrap"] for row in table if row["Experiment"]}
-    assert found == {"b21": "21", "b22": "22"}
+    assert found == {"b21": "21", "b22": "22", "b23": "23"}
+    made.run("dvc", "exp", "apply", "b23")
+    assert "bootstrap: 23" in (made.path / "params.yaml").read_text()
+    seal = json.loads((made.path / "results/figures/recipe.json").read_text())
+    assert seal["recipe"]["params"]["eval"]["bootstrap"] == 23
+    assert not made.planned() and not made.changed_in_dvc()
+
+
+def test_a_clone_that_pulls_has_nothing_to_do_and_draws_the_same_figures(made, tmp_path):
+    store = ("dvc", "remote", "add", "--local", "-d", "store", str(tmp_path / "store"))
+    made.run(*store)
+    made.run("dvc", "push")
+    made.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
+    clone = Laboratory(tmp_path / "clone")
+    clone.run(*store)
+    clone.run("dvc", "pull")
+    assert not clone.planned() and not clone.changed_in_dvc()
+    figures = clone.path / "results/figures"
+    before = {path.name: path.read_bytes() for path in figures.iterdir() if path.name != "recipe.json"}
+    shutil.rmtree(figures)
+    assert clone.planned() == {"figures", "checks"}
+    clone.run("snakemake", "--cores", "2")
+    after = {path.name: path.read_bytes() for path in figures.iterdir() if path.name != "recipe.json"}
+    assert before == after and len(before) == 3 * len(FIGURES)
+    clone.set("rl.learning_rate", 3e-5)
+    assert clone.planned() == clone.changed_in_dvc() == {"rl"} | AFTER_RL
+
+
+def test_why_says_what_an_artefact_was_made_from_and_why_it_is_stale(made):
+    said = made.run("python", "-m", "apr", "why", "data/models/rl/apr/model.safetensors").splitlines()
+    assert said[0] == "rl/apr: fresh"
+    commit = made.run("git", "rev-list", "--max-parents=0", "HEAD").strip()
+    assert f"  commit: {commit}" in said and "  seed: 0" in said and "  versions.python: 3" in "".join(said)
+    assert "  sft/apr: data/models/sft/apr/recipe.json" in said
+    edit(made, "sft.learning_rate", 1e-5)
+    said = made.run("python", "-m", "apr", "why", "results/figures/fig5.svg").splitlines()
+    assert said[0] == "figures: stale" and said[1].startswith("  figures: rl/")
+    assert said[3].startswith("  sft/") and said[3].endswith(" -> 1e-05")
+    said = made.run("python", "-m", "apr", "why", "data/models", fails=True)
+    assert said.startswith("apr: error: data/models: no artefact of scale 'default'; they are data/eval/")
 
 
 def test_artefacts_that_parameters_no_longer_name_are_pruned(made):

@@ -1,0 +1,35 @@
+"""By which code, versions and machine something is made."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+VERSIONED = ("torch", "transformers", "trl", "peft", "pyarrow", "numpy", "snakemake", "dvc")
+
+
+def provenance() -> dict[str, Any]:
+    """`commit`, `versions` and `machine`, as JSON."""
+    return {"commit": _commit(), "machine": _machine(),
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED}}
+
+
+def _commit() -> str | None:
+    """The commit checked out, with `+` where tracked files are edited; None outside git."""
+    done = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    return done.stdout.strip() or None
+
+
+def _machine() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(),
+            "memory_gib": round(memory / 2**30, 1)}  # fmt: skip
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
