@@ -69,6 +69,13 @@ def test_same_seed_same_bytes(train, trained, tmp_path):
     assert weights(train(tmp_path / "other", seed=1)) != weights(trained)
 
 
+def test_other_thread_counts_give_the_same_curve_up_to_rounding(train, trained, tmp_path):
+    """What holds where bytes do not: another number of torch threads, another machine, a GPU."""
+    other = train(tmp_path / "sft", engine={"torch_threads": 2})
+    curves = [[json.loads(line)["loss"] for line in (run / "log.jsonl").open()] for run in (trained, other)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("step", [1, 5])
 def test_killed_and_resumed_is_the_same_run(train, trained, tmp_path, step):
     """Step 1 comes before the first state is saved, step 5 in the middle of the run."""
