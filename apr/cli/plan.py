@@ -136,10 +136,7 @@ class Plan:
         """Why a job is stale, back to what is stale by itself; nothing if it is fresh."""
         while reason := self.stale.get(name):
             yield f"{name}: {reason}"
-            above = reason.removesuffix(" is stale")
-            if above == reason:
-                return
-            name = above
+            name = reason.removeprefix("upstream.").removesuffix(" changed").removesuffix(" is stale")
 
     def _job(self, name: str, node: Node, recipe: dict[str, Any]) -> Job:
         outputs = tuple(str(self._repository / f"{self.root}{path}") for path in node.outputs)
