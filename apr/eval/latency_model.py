@@ -7,7 +7,8 @@ nothing here.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from apr.threads.rollout import Rollout
 DEVICES = (1, 2, 4, 8, 16)
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Threads of the decoding steps that are timed."""
+CONTEXTS = (16, 160)
+"""Tokens that each of them has at first; between the two lies what a token of context costs."""
 PROMPTS = (8, 16, 32, 64, 128)
 """Tokens of the prompts that are timed."""
 STEPS = 16
@@ -33,21 +36,25 @@ class Part(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Seconds of a step by the threads that it decodes, and by the tokens of the one prompt that it reads."""
+    """Seconds of a step: by the threads that it decodes, were they without context; of each token of their
+    context, by the threads too; and of a step of one thread, by the tokens of the prompt that it reads."""
 
     decode: Mapping[int, float]
+    context: Mapping[int, float]
     prefill: Mapping[int, float]
 
-    def step(self, threads: int, read: int) -> float:
-        """Of a step in which `threads` sample, and read `read` tokens beyond one each."""
-        seconds = _at(self.decode, max(1, threads))
+    def step(self, threads: int, context: int, read: int) -> float:
+        """Of a step in which `threads` sample behind `context` tokens in all, and read `read` tokens beyond
+        one each."""
+        size = max(1, threads)
+        seconds = _at(self.decode, size) + context * _at(self.context, size, beyond=False)
         return seconds + max(0.0, _at(self.prefill, read) - self.decode[1]) if read else seconds
 
 
-def _at(table: Mapping[int, float], size: int) -> float:
-    """Between the entries, and beyond the last, along a line."""
+def _at(table: Mapping[int, float], size: int, beyond: bool = True) -> float:
+    """Between the entries along a line, and so beyond the last, or like the last."""
     sizes, seconds = np.array(list(table)), np.array(list(table.values()))
-    if size <= sizes[-1] or len(sizes) == 1:
+    if size <= sizes[-1] or len(sizes) == 1 or not beyond:
         return float(np.interp(size, sizes, seconds))
     slope = max(0.0, (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]))
     return float(seconds[-1] + slope * (size - sizes[-1]))
@@ -72,12 +79,13 @@ def replay(threads: Sequence[Sequence[Part]], costs: Costs, devices: int) -> flo
     clocks = [0.0] * devices
     # On each device, by thread: when it is ready, its part, tokens left to sample, tokens to read.
     placed: list[dict[int, list[Any]]] = [{} for _ in range(devices)]
-    part_of = [0] * len(threads)
+    part_of, length = [0] * len(threads), [0] * len(threads)
     home = [0] * len(threads)
     left, parent = {}, {}
 
     def start(thread: int, ready: float) -> None:
         part = threads[thread][part_of[thread]]
+        length[thread] += part.read
         placed[home[thread]][thread] = [ready, part, part.sampled, part.read]
 
     def ended(thread: int, now: float) -> None:
@@ -99,10 +107,11 @@ def replay(threads: Sequence[Sequence[Part]], costs: Costs, devices: int) -> flo
         device = min(busy, key=lambda index: clocks[index])
         ready = {thread: work for thread, work in placed[device].items() if work[0] <= clocks[device]}
         read = sum(max(0, work[3] - 1) for work in ready.values())
-        clocks[device] += costs.step(len(ready), read)
+        clocks[device] += costs.step(len(ready), sum(length[thread] for thread in ready), read)
         last = max(last, clocks[device])
         for thread, work in ready.items():
             work[2], work[3] = work[2] - 1, 0
+            length[thread] += 1
             if work[2] > 0:
                 continue
             del placed[device][thread]
@@ -121,36 +130,42 @@ def replay(threads: Sequence[Sequence[Part]], costs: Costs, devices: int) -> flo
 
 
 def measure_costs(decoder: Decoder, window: int, vocabulary_size: int, stop_ids: frozenset[int]) -> Costs:
-    """Times steps of the decoder that nothing else uses: medians, batch by batch and prompt by prompt."""
+    """Times greedy steps of a decoder that nothing else uses: medians, by batch, context and prompt."""
     words = [token for token in range(vocabulary_size) if token not in stop_ids]
-    short = max(1, min(64, window - STEPS - 1))
+    room = window - STEPS - 2
 
     def open_threads(count: int, length: int) -> None:
         for key in range(count):
             prompt = [words[(key + place) % len(words)] for place in range(length)]
-            decoder.open(("costs", key), prompt, Sampling(1.0, key), window)
+            decoder.open(("costs", key), prompt, Sampling(0.0, key), window)
 
-    def seconds(step: Callable[[], object]) -> float:
+    def seconds_of_step() -> float:
         started = time.perf_counter()
-        step()
-        return time.perf_counter() - started
+        stopped = decoder.step()
+        seconds = time.perf_counter() - started
+        for key, _ in stopped:  # goes on behind its stop token
+            decoder.extend(key, [], window)
+        return seconds
 
-    decode: dict[int, list[float]] = {}
+    times: dict[tuple[int, int], list[float]] = {}
     prefill: dict[int, list[float]] = {}
+    batches = [size for size in BATCHES if size <= decoder.capacity]
+    contexts = [max(1, min(length, room)) for length in CONTEXTS]
     for _ in range(REPEATS):
-        for count in (size for size in BATCHES if size <= decoder.capacity):
-            open_threads(count, short)
-            stopped = {key for key, _ in decoder.step()}
-            for _ in range(STEPS):
-                if not stopped:
-                    found: list[Any] = []
-                    decode.setdefault(count, []).append(seconds(lambda: found.extend(decoder.step())))  # noqa: B023
-                    stopped |= {key for key, _ in found}
+        for count, length in product(batches, contexts):
+            open_threads(count, length)
+            seconds_of_step()
+            times.setdefault((count, length), []).extend(seconds_of_step() for _ in range(STEPS))
             for key in range(count):
                 decoder.close(("costs", key))
         for length in (size for size in PROMPTS if size < window):
             open_threads(1, length)
-            prefill.setdefault(length, []).append(seconds(decoder.step))
+            prefill.setdefault(length, []).append(seconds_of_step())
             decoder.close(("costs", 0))
-    return Costs(*({size: float(np.median(times)) for size, times in sorted(table.items())}
-                   for table in (decode, prefill)))  # fmt: skip
+    short, long = contexts
+    decode, context = {}, {}
+    for count in batches:
+        few, many = (float(np.median(times[count, length])) for length in contexts)
+        context[count] = max(0.0, (many - few) / (count * (long - short))) if long > short else 0.0
+        decode[count] = max(0.0, few - context[count] * count * (short + (STEPS + 1) / 2))
+    return Costs(decode, context, {size: float(np.median(found)) for size, found in sorted(prefill.items())})

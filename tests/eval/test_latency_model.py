@@ -6,18 +6,27 @@ from apr.engine.interface import Segment
 from apr.eval.latency_model import Costs, Part, measure_costs, parts_of, replay
 from apr.threads.rollout import Rollout, Spawn, Thread
 
-EVEN = Costs({1: 1.0, 2: 1.0}, {4: 1.0, 8: 1.0})
+FREE = {1: 0.0}
+EVEN = Costs({1: 1.0, 2: 1.0}, FREE, {4: 1.0, 8: 1.0})
 """A step takes a second, whatever is in it."""
-DEAR = Costs({1: 1.0, 2: 2.0}, {2: 1.5, 4: 2.5})
+DEAR = Costs({1: 1.0, 2: 2.0}, FREE, {2: 1.5, 4: 2.5})
 """Another thread takes another second, another token that is read half of one."""
 FAMILY = [[Part(3, 2, [1, 2]), Part(4, 3, [])], [Part(2, 5, [])], [Part(2, 1, [])]]
 
 
 def test_costs_between_and_beyond_what_was_measured():
-    costs = Costs({1: 1.0, 4: 4.0, 8: 6.0}, {10: 2.0, 20: 4.0})
-    assert [costs.step(threads, 0) for threads in (0, 1, 2, 8, 12)] == [1, 1, 2, 6, 8]
-    assert costs.step(1, 15) == 1 + (3 - 1) and costs.step(4, 30) == 4 + (6 - 1)
-    assert Costs({1: 1.0}, {10: 2.0}).step(5, 90) == 1 + (2 - 1)
+    costs = Costs({1: 1.0, 4: 4.0, 8: 6.0}, {1: 0.5, 4: 2.0}, {10: 2.0, 20: 4.0})
+    assert [costs.step(threads, 0, 0) for threads in (0, 1, 2, 8, 12)] == [1, 1, 2, 6, 8]
+    assert costs.step(1, 0, 15) == 1 + (3 - 1) and costs.step(4, 0, 30) == 4 + (6 - 1)
+    assert [costs.step(threads, 10, 0) for threads in (1, 2, 4, 8)] == [1 + 5, 2 + 10, 4 + 20, 6 + 20]
+    assert Costs({1: 1.0}, FREE, {10: 2.0}).step(5, 7, 90) == 1 + (2 - 1)
+
+
+def test_context_grows_by_what_is_read_and_sampled():
+    costs = Costs({1: 1.0}, {1: 0.125}, {1: 1.0})
+    # the root samples behind 3 and 4 tokens, a child behind 2, the root again behind 5 + 4 and one more
+    tree = [[Part(3, 2, [1]), Part(4, 2, [])], [Part(2, 1, [])]]
+    assert replay(tree, costs, 1) == 5 + 0.125 * (3 + 4 + 2 + 9 + 10)
 
 
 def test_a_serial_thread_takes_a_step_per_token():
@@ -56,25 +65,37 @@ def test_parts_are_read_off_a_rollout():
 
 def test_steps_are_timed_batch_by_batch_and_prompt_by_prompt():
     class Decoder:
-        capacity = 4
+        """A step takes a second, one more per thread, and 1/64 per token before it."""
+
+        capacity, now = 4, 0.0
 
         def __init__(self):
-            self.open_keys, self.stepped = [], []
+            self.lengths, self.fed, self.steps = {}, {}, 0
 
         def open(self, key, prompt, sampling, limit):
-            assert not set(prompt) & {0, 1} and len(prompt) < limit == 40
-            self.open_keys.append(key)
-            self.length = len(prompt)
+            assert not set(prompt) & {0, 1} and len(prompt) < limit == 200 and sampling.temperature == 0
+            self.lengths[key], self.fed[key] = len(prompt), 0
+
+        def extend(self, key, ids, limit):
+            assert ids == [] and limit == 200
 
         def close(self, key):
-            self.open_keys.remove(key)
+            del self.lengths[key], self.fed[key]
 
         def step(self):
-            self.stepped.append((len(self.open_keys), self.length))
-            ends = len(self.stepped) % 7 == 0
-            return [(self.open_keys[0], Segment([0], [0.0], "stop"))] if ends else []
+            self.steps += 1
+            self.now += 1 + len(self.lengths) + sum(self.lengths.values()) / 64
+            self.now += sum(self.lengths[key] - self.fed[key] - 1 for key in self.lengths)
+            self.fed = dict(self.lengths)
+            self.lengths = {key: length + 1 for key, length in self.lengths.items()}
+            ends = self.steps % 7 == 0
+            return [(next(iter(self.lengths)), Segment([0], [0.0], "stop"))] if ends else []
 
     decoder = Decoder()
-    costs = measure_costs(decoder, 40, 10, frozenset({0, 1}))
-    assert not decoder.open_keys and set(costs.decode) <= {1, 2, 4} and set(costs.prefill) == {8, 16, 32}
-    assert all(seconds > 0 for table in costs for seconds in table.values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("apr.eval.latency_model.time.perf_counter", lambda: decoder.now)
+        costs = measure_costs(decoder, 200, 10, frozenset({0, 1}))
+    assert not decoder.lengths
+    assert costs.decode == pytest.approx({1: 2, 2: 3, 4: 5})
+    assert costs.context == pytest.approx({1: 1 / 64, 2: 1 / 64, 4: 1 / 64})
+    assert costs.prefill == pytest.approx({size: 2 + size / 64 + size - 1 for size in (8, 16, 32, 64, 128)})

@@ -196,7 +196,7 @@ def test_latency_of_each_greedy_condition(params, world, tmp_path):
             assert row["total"] >= row["sequential"] > 0
         assert list(entry["modelled"]) == ["1", "2", "4", "8", "16"]
         assert entry["modelled"]["1"] >= entry["modelled"]["16"] > 0
-    assert set(timed["costs"]) == {"decode", "prefill"}
+    assert set(timed["costs"]) == {"decode", "context", "prefill"}
 
 
 def test_percentiles_interpolate():
