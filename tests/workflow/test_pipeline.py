@@ -93,6 +93,12 @@ def test_dates_do_not_matter(made):
     assert not made.planned()
 
 
+def test_touched_files_hide_nothing(made):
+    edit(made, "rl.learning_rate", 3e-5)
+    made.run("snakemake", "--cores", "1", "--touch")
+    assert made.planned() == {"rl"} | AFTER_RL
+
+
 def test_edited_code_is_seen(made):
     path = made.path / "apr/rl/train.py"
     path.write_text(path.read_text() + "# changed\n")
