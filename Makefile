@@ -14,6 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 run: $(READY)
 	snakemake --cores $(CORES) $(SCALED)
+	python -m apr commit --scale $(SCALE)
 
 claims: $(READY)
 	snakemake --cores $(CORES) -- claims
