@@ -4,7 +4,7 @@
 
 runs the smoke scale once undisturbed in a copy of the working tree. Then, over and over, it removes the
 artefacts of a stage, starts the run, and in that stage kills (SIGKILL) a worker, snakemake or dvc. After that
-nothing may go on writing, and what `make run` runs (`snakemake`, then `apr commit`, as DVC may have been killed
+nothing may go on writing. What `make run` runs (`snakemake`, then `apr commit`, as DVC may have been killed
 before it recorded what was made) must finish, leave no lock and no half-written file, and give the hashes of
 the undisturbed run: of all Parquet files, checkpoints, tokenizers and CSVs but those with measured seconds.
 """
