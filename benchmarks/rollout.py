@@ -20,9 +20,7 @@ import random
 import resource
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM
@@ -32,6 +30,7 @@ from apr.core.params import Model
 from apr.engine.checkpoint import new_model
 from apr.engine.interface import Sampling
 from apr.engine.slots import SlotEngine
+from benchmarks.apart import apart
 from benchmarks.workload import Tree, read_workload
 
 WORDS, PAD, WINDOW = 130, 0, 256
@@ -178,11 +177,6 @@ def measure(name: str, work: list[Tree], concurrent: int, threads: int, repeats:
     return sum(tree.sampled for tree in work) / best, memory
 
 
-def apart(*arguments: object) -> tuple[float, float]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
-
-
 def bound(work: list[Tree], threads: int) -> tuple[float, float, float]:
     """Tokens per second that GEMM rate and bandwidth would allow; GFLOP/s and GB/s."""
     torch.set_num_threads(threads)
@@ -220,12 +214,13 @@ def main() -> None:
     print("concurrent  " + "  ".join(f"{name:>21}" for name in args.only) + "  engine / best other")
     for concurrent in args.concurrent:
         work = (trees * args.waves)[: max(8, concurrent * args.waves)]
-        found = {name: apart(name, work, concurrent, args.threads, args.repeats) for name in args.only}
+        settings = work, concurrent, args.threads, args.repeats
+        found = {name: apart(measure, name, *settings) for name in args.only}
         others = [rate for name, (rate, _) in found.items() if name not in ("engine", "resubmit")]
         ratio = f"{found['engine'][0] / max(others):.2f}" if others and "engine" in found else ""
         cells = (f"{rate:7.0f} t/s {memory:5.0f} MiB" for rate, memory in found.values())
         print(f"{concurrent:10d}  " + "  ".join(f"{cell:>21}" for cell in cells) + f"  {ratio}", flush=True)
-    rate, _ = apart("engine", trees * 4, 256, args.threads, args.repeats)
+    rate, _ = apart(measure, "engine", trees * 4, 256, args.threads, args.repeats)
     most, flops, bandwidth = bound(trees, args.threads)
     print(f"256 live threads: {rate:.0f} t/s, {rate / most:.0%} of the bound of {most:.0f} t/s "
           f"({flops:.0f} GFLOP/s, {bandwidth:.1f} GB/s)")  # fmt: skip

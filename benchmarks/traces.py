@@ -11,10 +11,8 @@ import argparse
 import resource
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from itertools import combinations
-from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,6 +22,7 @@ from apr.core.params import Params
 from apr.countdown import Problem, read_problems
 from apr.countdown.generate import make_problems
 from apr.solvers.traces import make_traces
+from benchmarks.apart import apart
 
 
 def plain_solver(numbers: list[Fraction], target: int) -> bool:
@@ -53,11 +52,6 @@ def measure(verb: str, params: Params, workers: int, root: Path) -> tuple[float,
     return seconds, own, largest
 
 
-def apart(*arguments: object) -> tuple[float, float, float]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
-
-
 def yardstick(problems: list[Problem]) -> float:
     started = time.perf_counter()
     solved = [plain_solver([Fraction(number) for number in problem.numbers], problem.target)
@@ -82,14 +76,14 @@ def main() -> None:
     })  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        seconds, own, _ = apart("problems", params, 1, root)
+        seconds, own, _ = apart(measure, "problems", params, 1, root)
         plain = yardstick(read_problems(root / "problems/test.parquet")[:100])
         rate = count / seconds
         print(f"plain solver: {plain:.1f} problems/s")
         times = f"{rate / plain:.1f} x the plain solver"
         print(f"problems: {rate:.0f} problems/s ({times}), {own:.0f} MiB", flush=True)
         for method in args.methods:
-            seconds, own, largest = apart(method, params, args.workers, root)
+            seconds, own, largest = apart(measure, method, params, args.workers, root)
             found = pq.ParquetFile(root / f"{method}.parquet").metadata
             rate = count / seconds / args.workers
             memory = f"{own:.0f} MiB and {largest:.0f} MiB per worker"

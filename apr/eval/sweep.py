@@ -86,16 +86,22 @@ Timed = SlotEngine | RemoteDecoder
 """Decoders that count what they take."""
 
 
+def open_engine(params: Params, language: Language, checkpoint: Path) -> SlotEngine:
+    """The model of `checkpoint` in an engine with empty slots. Raises `CheckpointError`."""
+    torch.set_num_threads(params.engine.torch_threads)
+    model = load_model(checkpoint, params.engine.device)
+    return SlotEngine(model, language.syntax.stop_ids, params.engine.slots, params.grammar.window)
+
+
 @contextmanager
 def open_decoder(params: Params, language: Language, checkpoint: Path) -> Iterator[Timed]:
-    """The model of `checkpoint` in an engine with empty slots, or the servers of `engine.endpoints`.
+    """`open_engine`, or the servers of `engine.endpoints`.
 
     Raises `CheckpointError`. That servers have the same model is for their owner to see to.
     """
     engine, stop_ids = params.engine, language.syntax.stop_ids
     if engine.backend == "slots":
-        torch.set_num_threads(engine.torch_threads)
-        yield SlotEngine(load_model(checkpoint, engine.device), stop_ids, engine.slots, params.grammar.window)
+        yield open_engine(params, language, checkpoint)
         return
     wire = VllmWire(engine.served_model) if engine.backend == "vllm" else SglangWire()
     size, timeout = language.vocabulary.size, engine.timeout

@@ -156,12 +156,11 @@ def _check_latency(
 
 def _check_numbers(params: Params, data: Path, results: Path, found: _Findings) -> None:
     """CSVs and metrics are those of the rows, and accuracies are shares."""
-    evidence = read_evidence(params, data / "eval", data / "latency")
+    evidence = read_evidence(params, data / "eval", data / "latency", data / "teacher")
     for module in FIGURES:
         name = name_of(module)
         _check_csv(results / "figures" / f"{name}.csv", module.rows(evidence.fresh()), found)
-    complete = read_evidence(params, data / "eval", data / "latency", data / "teacher")
-    _check_csv(results / "claims.csv", [claim_row(claim, complete) for claim in CLAIMS], found)
+    _check_csv(results / "claims.csv", [claim_row(claim, evidence) for claim in CLAIMS], found)
     path = results / "metrics.json"
     written = read_json(path)
     for name, value in metrics_of(evidence, data / "models").items():

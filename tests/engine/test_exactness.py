@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from apr.engine.fused import FusedLlama
 from apr.engine.interface import Sampling
@@ -18,14 +17,8 @@ TOKENS = st.integers(6, VOCABULARY - 1)
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=WINDOW, initializer_range=0.2,
-        pad_token_id=None, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+def model(tiny_llama):
+    return tiny_llama(VOCABULARY, WINDOW, num_attention_heads=4, num_key_value_heads=2)
 
 
 @st.composite

@@ -7,8 +7,6 @@ from collections import Counter
 
 import httpx
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from apr.core.errors import ServerError
 from apr.engine.interface import Sampling
@@ -22,14 +20,8 @@ WIRES = {"vllm": VllmWire("tiny"), "sglang": SglangWire()}
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=WINDOW, initializer_range=0.2,
-        pad_token_id=None, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+def model(tiny_llama):
+    return tiny_llama(VOCABULARY, WINDOW, num_attention_heads=2, num_key_value_heads=2)
 
 
 class Faulty(Handler):

@@ -1,10 +1,9 @@
 """The slot engine against `generate` and against a plain forward pass of each thread alone."""
 
-import os
 import random
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -134,17 +133,13 @@ def test_logprobs_are_those_of_a_plain_pass_after_joins_reuse_and_eviction(model
         check_logprobs(model, prompt, segments[key], 0.7)
 
 
-def resident() -> int:
-    """Memory of this process, bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def test_slots_that_no_thread_has_had_take_no_memory(llama):
-    before = resident()
+    memory = psutil.Process().memory_info
+    before = memory().rss
     engine = SlotEngine(llama, [STOP], 1 << 17, WINDOW)  # 1.5 GiB of keys and values
     engine.open(0, [6, 7], Sampling(0.0, 1), WINDOW)
     engine.step()
-    assert resident() - before < 200 << 20
+    assert memory().rss - before < 200 << 20
 
 
 def test_each_model_is_decoded_as_it_can_be(model, request):
