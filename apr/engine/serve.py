@@ -5,12 +5,15 @@
     GET  /health, /v1/models
 
 Requests of all connections share the engine's batches. The stop ids are those that the server was started
-with; a request that asks for others is refused, as is one that does not fit the window.
+with; a request that asks for others is refused, as is one that does not fit the window. A request whose
+client has gone is decoded no further.
 """
 
 import json
 import queue
+import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -20,8 +23,16 @@ from apr.engine.interface import Sampling, Segment
 from apr.engine.slots import SlotEngine
 
 
+EVERY = 0.05
+"""Seconds between two looks at whether the client of a request is still there."""
+
+
 class Refused(ValueError):
     """What is wrong with a request."""
+
+
+class Gone(Exception):
+    """The client of a request has closed its connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -52,10 +63,12 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(400, {"error": f"not a request: {type(error).__name__} {error}"})
         except RuntimeError as error:
             self.reply(500, {"error": str(error)})
+        except Gone:
+            self.close_connection = True
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt, asked = body["prompt"], (body.get(name) for name in ("seed", "max_tokens", "stop_token_ids"))
-        found = self.server.decode(prompt, body.get("temperature", 1.0), *asked)
+        found = self.server.decode(prompt, body.get("temperature", 1.0), *asked, gone=self.gone)
         choice = {"index": 0, "text": "", "token_ids": found.ids, "prompt_token_ids": prompt,
                   "logprobs": {"token_logprobs": found.logprobs}, "finish_reason": found.reason,
                   "stop_reason": found.ids[-1] if found.reason == "stop" else None}  # fmt: skip
@@ -65,12 +78,21 @@ class Handler(BaseHTTPRequestHandler):
     def generation(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt, settings = body["input_ids"], body.get("sampling_params", {})
         asked = (settings.get(name) for name in ("sampling_seed", "max_new_tokens", "stop_token_ids"))
-        found = self.server.decode(prompt, settings.get("temperature", 1.0), *asked)
+        found = self.server.decode(prompt, settings.get("temperature", 1.0), *asked, gone=self.gone)
         reason = {"type": found.reason} | ({"matched": found.ids[-1]} if found.reason == "stop" else {})
         logprobs = [[value, token, None] for value, token in zip(found.logprobs, found.ids, strict=True)]
         return {"text": "", "output_ids": found.ids,
                 "meta_info": {"prompt_tokens": len(prompt), "completion_tokens": len(found.ids),
                               "finish_reason": reason, "output_token_logprobs": logprobs}}  # fmt: skip
+
+    def gone(self) -> bool:
+        """Whether the client has closed the connection; what it may have sent meanwhile is left unread."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def reply(self, status: int, payload: dict[str, Any]) -> None:
         content = json.dumps(payload).encode()
@@ -109,8 +131,9 @@ class EngineServer(ThreadingHTTPServer):
         self._waiting.put(None)
         self._worker.join()
 
-    def decode(self, prompt: Any, temperature: Any, seed: Any, most: Any, stop: Any) -> Segment:
-        """One request, in a batch with whatever else is there. Raises `Refused` and `RuntimeError`."""
+    def decode(self, prompt: Any, temperature: Any, seed: Any, most: Any, stop: Any,
+               gone: Callable[[], bool]) -> Segment:  # fmt: skip
+        """One request, in a batch with whatever else is there. Raises `Refused`, `Gone`, `RuntimeError`."""
         if not isinstance(prompt, list) or not all(
             type(token) is int and 0 <= token < self._vocabulary for token in prompt
         ):
@@ -126,7 +149,12 @@ class EngineServer(ThreadingHTTPServer):
             raise Refused(f"seed {seed!r}: allowed: an integer of 0 or more")
         answer: Future[Segment] = Future()
         self._waiting.put((prompt, Sampling(float(temperature), seed or 0), len(prompt) + most, answer))
-        return answer.result()
+        while True:
+            try:
+                return answer.result(timeout=EVERY)
+            except TimeoutError:
+                if gone() and answer.cancel():
+                    raise Gone from None
 
     def _work(self) -> None:
         """Opens what has come, steps, hands out what has stopped; sleeps while there is nothing to do."""
@@ -141,14 +169,20 @@ class EngineServer(ThreadingHTTPServer):
                 key = next(keys)
                 answers[key] = answer
                 self._engine.open(key, prompt, sampling, limit)
+            for key in [key for key, answer in answers.items() if answer.cancelled()]:
+                self._engine.close(key)
+                del answers[key]
             try:
                 stopped = self._engine.step()
             except Exception as error:
                 for key, answer in answers.items():
                     self._engine.close(key)
-                    answer.set_exception(RuntimeError(f"the engine has failed: {error}"))
+                    if answer.set_running_or_notify_cancel():
+                        answer.set_exception(RuntimeError(f"the engine has failed: {error}"))
                 answers.clear()
                 continue
             for key, segment in stopped:
                 self._engine.close(key)
-                answers.pop(key).set_result(segment)
+                answer = answers.pop(key)
+                if answer.set_running_or_notify_cancel():
+                    answer.set_result(segment)

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -224,6 +225,33 @@ def test_an_engine_fault_is_a_500_for_everyone_and_the_server_goes_on(serve, mon
     answer = httpx.post(server.url + "/v1/completions", json=body)
     assert answer.status_code == 500 and "not finite" in answer.json()["error"]
     assert httpx.post(server.url + "/v1/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_request_whose_client_has_gone_is_decoded_no_further(serve, monkeypatch, queued):
+    server = serve(slots=1)
+    engine, step, steps = server._engine, server._engine.step, Counter()
+
+    def slow():
+        time.sleep(0.03)
+        steps["all"] += 1
+        return step()
+
+    bodies = [{"prompt": prompt, "max_tokens": WINDOW - len(prompt), "temperature": 1.0, "seed": seed}
+              for prompt in prompts(3) for seed in range(8)]  # fmt: skip
+    url = server.url + "/v1/completions"
+    answers = [httpx.post(url, json=body).json()["choices"][0]["token_ids"] for body in bodies[:8]]
+    longest = max(range(8), key=lambda number: len(answers[number]))
+    assert len(answers[longest]) > 20, "it takes 0.6 s at least"
+    monkeypatch.setattr(engine, "step", slow)
+    with ThreadPoolExecutor() as pool:
+        for number in [longest, longest] if queued else [longest]:
+            pool.submit(httpx.post, url, json=bodies[number], timeout=0.15)
+    while engine.busy or not server._waiting.empty():
+        time.sleep(0.01)
+    assert steps["all"] < len(answers[longest])
+    monkeypatch.undo()
+    assert httpx.post(url, json=bodies[longest]).json()["choices"][0]["token_ids"] == answers[longest]
 
 
 def test_shortened_and_closed_threads(serve):
