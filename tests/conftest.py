@@ -5,10 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -26,12 +29,31 @@ class Laboratory:
         self.environment = os.environ | IDENTITY | {"PATH": f"{BIN}:{os.environ['PATH']}"}
         self.environment.pop("PYTHONPATH", None)
 
-    def run(self, *command: str, fails: bool = False) -> str:
-        """Runs a command in the laboratory; its output, stderr included."""
-        done = subprocess.run(command, cwd=self.path, env=self.environment, text=True, check=False,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert bool(done.returncode) == fails, f"{' '.join(command)}\n{done.stdout}"
-        return done.stdout
+    def run(self, *command: str, fails: bool = False, timeout: float = 600) -> str:
+        """Runs a command in the laboratory; its output, stderr included.
+
+        Not through a pipe, which a process that the command has left behind would keep open. After `timeout`
+        seconds everything that works in the laboratory is killed: `subprocess.TimeoutExpired`.
+        """
+        with TemporaryFile("w+") as output:
+            try:
+                done = subprocess.run(command, cwd=self.path, env=self.environment, timeout=timeout,
+                                      check=False, stdout=output, stderr=subprocess.STDOUT)  # fmt: skip
+            except subprocess.TimeoutExpired as error:
+                self.kill_all()
+                output.seek(0)
+                error.output = output.read()
+                raise
+            output.seek(0)
+            said = output.read()
+        assert bool(done.returncode) == fails, f"{' '.join(command)}\n{said}"
+        return said
+
+    def kill_all(self) -> None:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if Path(process.cwd()).is_relative_to(self.path):
+                    process.kill()
 
     def planned(self, *options: str) -> set[str]:
         """The stages of which `snakemake -n` would run a job."""

@@ -22,7 +22,6 @@ from typing import Any
 from apr.engine.interface import Sampling, Segment
 from apr.engine.slots import SlotEngine
 
-
 EVERY = 0.05
 """Seconds between two looks at whether the client of a request is still there."""
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,23 @@ def clean(made):
 
 def edit(laboratory, key, value):
     assert laboratory.set(key, value) != value
+
+
+def queue(laboratory, jobs, *values):
+    """Queues an experiment for each value of `eval.bootstrap`, and runs them on `jobs` workers of DVC."""
+    for value in values:
+        laboratory.run("dvc", "exp", "run", "--queue", "-n", f"b{value}", "-S", f"eval.bootstrap={value}")
+    try:
+        laboratory.run("dvc", "exp", "run", "--run-all", "--jobs", str(jobs), timeout=180)
+    except subprocess.TimeoutExpired:
+        assert jobs > 1, "with one worker nothing is lost"
+
+
+def experiments(laboratory):
+    """The experiments that are done, and their value of `eval.bootstrap`."""
+    table = csv.DictReader(laboratory.run("dvc", "exp", "show", "--csv", "--only-changed").splitlines())
+    return {row["Experiment"]: row["eval.bootstrap"] for row in table
+            if row.get("Experiment") and row["State"] in ("", "Success")}  # fmt: skip
 
 
 def test_all_figures_are_made_and_both_tools_are_done(made):
@@ -147,12 +165,12 @@ def test_snakemake_records_what_it_made_in_dvc(made):
 
 def test_experiments_are_told_apart_and_applied(made):
     made.run("dvc", "exp", "run", "--temp", "-n", "b21", "-S", "eval.bootstrap=21")
-    for bootstrap in (22, 23):
-        made.run("dvc", "exp", "run", "--queue", "-n", f"b{bootstrap}", "-S", f"eval.bootstrap={bootstrap}")
-    made.run("dvc", "exp", "run", "--run-all", "--jobs", "2")
-    table = list(csv.DictReader(made.run("dvc", "exp", "show", "--csv", "--only-changed").splitlines()))
-    found = {row["Experiment"]: row["eval.bootstrap"] for row in table if row["Experiment"]}
-    assert found == {"b21": "21", "b22": "22", "b23": "23"}
+    queue(made, 2, "22", "23")
+    done = {"b21": "21", "b22": "22", "b23": "23"}
+    if lost := done.keys() - experiments(made):  # treeverse/dvc#10673; as the README says:
+        shutil.rmtree(made.path / ".dvc/tmp/exps/celery")
+        queue(made, 1, *(done[name] for name in lost))
+    assert experiments(made) == done
     made.run("dvc", "exp", "apply", "b23")
     assert "bootstrap: 23" in (made.path / "params.yaml").read_text()
     seal = json.loads((made.path / "results/figures/recipe.json").read_text())
