@@ -7,7 +7,7 @@ from apr.core.files import atomic_path, write_rows
 from apr.core.params import Params, Problems
 from apr.core.seeds import derive_rng
 from apr.countdown.problem import PROBLEM_SCHEMA, Problem
-from apr.countdown.solvable import reachable
+from apr.countdown.solvable import solvable
 
 SPLITS = ("test", "validation", "train")
 """In the order of generation: a larger training set changes neither test nor validation."""
@@ -21,7 +21,7 @@ def draw_problem(settings: Problems, problem_id: str, seed: int, taken: set) -> 
     for _ in range(ATTEMPTS):
         numbers = tuple(sorted(rng.randint(*settings.number_range) for _ in range(settings.numbers)))
         target = rng.randint(*settings.target_range)
-        if (numbers, target) not in taken and target in reachable(numbers, settings.max_value):
+        if (numbers, target) not in taken and solvable(numbers, target, settings.max_value):
             return Problem(problem_id, numbers, target)
     raise ParamsError(
         f"problems: no new solvable problem in {ATTEMPTS} draws after {len(taken)}; "

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from apr.core.errors import DataError
 from apr.core.files import read_rows
-from apr.countdown.solvable import reachable
+from apr.countdown.solvable import solvable
 
 PROBLEM_SCHEMA = pa.schema(
     [("problem_id", pa.string()), ("numbers", pa.list_(pa.int32())), ("target", pa.int32())]
@@ -40,7 +40,7 @@ def read_problems(path: str | Path) -> list[Problem]:
         seen.add(problem.id)
         if len(problem.numbers) < 2 or min(problem.numbers) < 0 or problem.target < 0:
             raise DataError(f"{path}: problem {problem.id!r} is not a Countdown problem: {problem.numbers}")
-        if problem.target not in reachable(tuple(sorted(problem.numbers)), None):
+        if not solvable(tuple(sorted(problem.numbers)), problem.target, None):
             raise DataError(f"{path}: problem {problem.id!r} has no solution: "
                             f"{list(problem.numbers)} -> {problem.target}")
     return problems

@@ -1,5 +1,6 @@
 """Which targets can be reached: exhaustive, by parting the numbers instead of by sequences of operations."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
 
@@ -19,12 +20,54 @@ def reachable(numbers: tuple[int, ...], max_value: int | None) -> frozenset[int]
     return frozenset(values)
 
 
+def solvable(numbers: tuple[int, ...], target: int, max_value: int | None) -> bool:
+    """Whether `target` is in ``reachable(numbers, max_value)``; `numbers` ascend.
+
+    From the target backwards: what one group of the numbers can be says what the other has to be.
+    """
+    if len(numbers) <= 2:
+        return target in reachable(numbers, max_value)
+    if max_value is not None and target > max_value:
+        return False
+    for few, many in _parts(len(numbers)):
+        others = tuple([numbers[index] for index in many])
+        for x in reachable(tuple([numbers[index] for index in few]), max_value):
+            if x == target == 0 and reachable(others, max_value):
+                return True
+            if any(solvable(others, y, max_value) for y in _partners(x, target)):
+                return True
+    return False
+
+
+def _partners(x: int, target: int) -> Iterator[int]:
+    """Each y of which a legal operation with `x` makes `target`; where both are 0 it may be any."""
+    yield x + target
+    if x >= target:
+        yield x - target
+    else:
+        yield target - x
+    if x > 0:
+        yield x * target
+        if target % x == 0:
+            yield target // x
+        if target > 0 and x % target == 0:
+            yield x // target
+
+
 def _splits(numbers: tuple[int, ...]) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The ways to part `numbers` into two non-empty groups; the first number stays in the first."""
-    indices = range(1, len(numbers))
-    parts = set()
-    for size in range(len(numbers) - 1):
-        for others in combinations(indices, size):
-            chosen = tuple(numbers[i] for i in (0, *others))
-            parts.add((chosen, tuple(numbers[i] for i in indices if i not in others)))
+    """The ways to part `numbers` into two non-empty groups."""
+    return {
+        (tuple(numbers[index] for index in few), tuple(numbers[index] for index in many))
+        for few, many in _parts(len(numbers))
+    }
+
+
+@lru_cache
+def _parts(count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The ways to part `count` indices into two groups, the one of fewer first; halves start with index 0."""
+    parts = []
+    for size in range(1, count // 2 + 1):
+        for few in combinations(range(count), size):
+            if 2 * size < count or few[0] == 0:
+                parts.append((few, tuple(index for index in range(count) if index not in few)))
     return parts

@@ -4,13 +4,15 @@ import itertools
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_rows, write_rows
 from apr.core.params import Problems
 from apr.countdown import PROBLEM_SCHEMA, legal_operations, read_problems
 from apr.countdown.generate import generate_problems
-from apr.countdown.solvable import reachable
+from apr.countdown.solvable import reachable, solvable
 
 SETTINGS = Problems(numbers=3, number_range=(1, 9), target_range=(5, 20), train=40, validation=10, test=10)
 
@@ -31,6 +33,24 @@ def brute_force(numbers, max_value):
 @pytest.mark.parametrize("max_value", [None, 30])
 def test_reachable_is_what_brute_force_finds(numbers, max_value):
     assert reachable(numbers, max_value) == brute_force(numbers, max_value)
+
+
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=4).map(lambda numbers: tuple(sorted(numbers))),
+    st.sampled_from([None, 10, 30]),
+)
+def test_solvable_is_what_brute_force_finds(numbers, max_value):
+    found = brute_force(numbers, max_value)
+    assert {target for target in range(60) if solvable(numbers, target, max_value)} == {
+        target for target in found if target < 60
+    }
+
+
+@given(st.lists(st.integers(1, 20), min_size=5, max_size=5), st.integers(0, 200))
+@settings(max_examples=20, deadline=None)
+def test_five_numbers_are_solvable_where_the_target_is_reachable(numbers, target):
+    numbers = tuple(sorted(numbers))
+    assert solvable(numbers, target, 100) == (target in reachable(numbers, 100))
 
 
 def test_splits_are_disjoint_solvable_and_within_their_ranges():
