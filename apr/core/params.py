@@ -196,6 +196,8 @@ class Engine(Section):
     torch_threads: Positive = 1
     """CPU threads of one process: fixed, so that results do not depend on the number of cores."""
     device: str = "auto"
+    accelerate: str | None = None
+    """Training in several processes: a configuration file of `accelerate launch` (profiles/accelerate)."""
     backend: Literal["slots", "vllm", "sglang"] = "slots"
     """What evaluations decode with: this project's engine, or servers of the model that is evaluated."""
     endpoints: list[str] = []

@@ -1,4 +1,4 @@
-"""Processes that end when the process they work for has ended, however it ended."""
+"""Processes: of one job over several devices, and those that end with the process they work for."""
 
 import os
 import threading
@@ -11,6 +11,11 @@ OWNER = "APR_OWNER"
 """Environment variable: identity of the process that a verb works for."""
 EVERY = 0.5
 """Seconds between two looks."""
+
+
+def share() -> tuple[int, int]:
+    """This process's number and how many there are, as `accelerate launch` says; without it 0 and 1."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def identity(pid: int | None = None) -> str:

@@ -8,22 +8,28 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from apr.core.process import share
+
 T = TypeVar("T")
 
 LOG_SECONDS = 15.0
 
 
 class Meter:
-    """Counts `total` units of work; `note` is the figure that matters (loss, reward, accuracy)."""
+    """Counts `total` units of work; `note` is the figure that matters (loss, reward, accuracy).
+
+    Of several processes that share a job the first one shows it.
+    """
 
     def __init__(self, title: str, total: int, unit: str = "it"):
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
         self._start = self._said = time.monotonic()
         self._bar: Progress | None = None
+        self._first = share()[0] == 0
 
     def __enter__(self) -> "Meter":
-        if sys.stderr.isatty():
+        if self._first and sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                        TextColumn("{task.fields[note]}"), TimeRemainingColumn())
             self._bar = Progress(*columns, console=Console(stderr=True))
@@ -39,7 +45,7 @@ class Meter:
         note = f"{rate:.4g} {self.unit}/s {note}".rstrip()
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
-        elif now - self._said >= LOG_SECONDS or done >= self.total:
+        elif self._first and (now - self._said >= LOG_SECONDS or done >= self.total):
             self._said = now
             left = (self.total - done) / rate if rate else float("inf")
             print(f"{self.title}: {done}/{self.total} {note} ETA {left:.0f}s", file=sys.stderr, flush=True)

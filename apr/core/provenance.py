@@ -7,12 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from apr.core.process import share
+
 VERSIONED = ("torch", "transformers", "trl", "peft", "pyarrow", "numpy", "snakemake", "dvc")
 
 
 def provenance() -> dict[str, Any]:
-    """`commit`, `versions` and `machine`, as JSON."""
-    return {"commit": _commit(), "machine": _machine(),
+    """`commit`, `versions`, `machine`, and how many `processes` shared the work, as JSON."""
+    return {"commit": _commit(), "machine": _machine(), "processes": share()[1],
             "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED}}
 
 

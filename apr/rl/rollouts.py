@@ -7,11 +7,13 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from apr.core.errors import ParamsError
 from apr.core.params import Params
+from apr.core.process import share
 from apr.core.seeds import derive_rng, derive_seed
 from apr.countdown.problem import Problem
 from apr.countdown.verify import verify
@@ -72,11 +74,16 @@ class Sampler:
     def sample(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
         """A rollout for each problem id in `prompts`, which come in groups of equal ids.
 
-        Returns the fields of `PackedRow` and `reward`, lists in the order of `prompts`. A rollout depends
-        on seed, step, problem and its place in the group, so a run that resumes repeats it.
+        Returns the fields of `PackedRow`, `reward`, and `signal` (whether the rewards of its group differ),
+        lists in the order of `prompts`. A rollout depends on seed, step, problem and its place in the group,
+        so a run that resumes repeats it. Where several processes train together, each has a part of the
+        prompts, that may cut a group; all take turns in decoding the rollouts of the whole step.
         """
         started = time.perf_counter()
         rl, engine = self._params.rl, self._params.engine
+        (rank, processes), mine = share(), len(prompts)
+        if processes > 1:
+            prompts = gather_object(prompts)
         step = trainer.state.global_step // rl.inner_updates
         seed = derive_seed(self._params.seed, "rl", step)
         requests = [
@@ -87,7 +94,11 @@ class Sampler:
         with decoding(trainer.accelerator.unwrap_model(trainer.model)) as model:
             # A new engine has empty KV caches: nothing is left of the weights before the last update.
             slots = SlotEngine(model, syntax.stop_ids, engine.slots, self._params.grammar.window)
-            rollouts = Orchestrator(slots, syntax, self._limits, engine.policy).run(requests)
+            orchestrator = Orchestrator(slots, syntax, self._limits, engine.policy)
+            rollouts = orchestrator.run(requests[rank::processes])
+        if processes > 1:
+            parts = gather_object([rollouts])
+            rollouts = [parts[row % processes][row // processes] for row in range(len(requests))]
         rewards = [
             float(solved(self._language, self._problems[name], rollout))
             for name, rollout in zip(prompts, rollouts, strict=True)
@@ -101,9 +112,11 @@ class Sampler:
             **figures(rollouts),
             "rollout_seconds": time.perf_counter() - started,
         }
-        rows = [pack(rollout) for rollout in rollouts]
+        signal = [len(set(group)) > 1 for group in groups for _ in group]
+        own = slice(rank * mine, (rank + 1) * mine)
+        rows = [pack(rollout) for rollout in rollouts[own]]
         columns = {field: [getattr(row, field) for row in rows] for field in PackedRow._fields}
-        return columns | {"reward": rewards}
+        return columns | {"reward": rewards[own], "signal": signal[own]}
 
 
 def given_reward(reward: list[float], **_: Any) -> list[float]:

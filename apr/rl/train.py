@@ -45,6 +45,7 @@ from trl import GRPOConfig
 from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json
 from apr.core.params import Params
+from apr.core.process import share
 from apr.core.progress import Meter
 from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model, resolve_device, save_checkpoint
@@ -61,9 +62,11 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
     per step, see `apr.rl.log`) and `metrics.json`. Until it is written, `<out>.work` holds the trainer's
     state every `checkpoint_steps` steps, and a run with equal parameters and inputs goes on from there.
     Raises `ParamsError`, `DataError` or `CheckpointError` on bad input, and `AprError` if a loss or a
-    gradient is not finite; a fault while sampling or in the reward ends the run.
+    gradient is not finite; a fault while sampling or in the reward ends the run. Under `accelerate launch`
+    the processes share the rollouts and the rows of every step.
     """
     check_params(params, policy)
+    rank, processes = share()
     torch.set_num_threads(params.engine.torch_threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -73,14 +76,16 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
     sampler = Sampler(params, policy, language, drawn)
 
     work = out.with_name(f"{out.name}.work")
-    resume_from = open_work(work, run_identity(params, policy, problems, checkpoint))
+    config = trainer_config(params, policy, work)
+    with config.main_process_first(local=False):
+        resume_from = open_work(work, run_identity(params, policy, problems, checkpoint))
     with Meter(f"rl {policy}", steps_of(params, policy), "step") as meter:
-        log = StepLog(work / "log.jsonl", sampler, meter, params.rl)
+        log = StepLog(work / "log.jsonl" if rank == 0 else Path(os.devnull), sampler, meter, params.rl)
         trainer = PackedGRPOTrainer(
             model=load_model(checkpoint, params.engine.device, attention="packed").float(),
             reward_funcs=given_reward,
             rollout_func=sampler.sample,
-            args=trainer_config(params, policy, work),
+            args=config,
             train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),
             processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
             peft_config=lora_config(params),
@@ -88,13 +93,16 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=resume_from)
+    if rank > 0:
+        return
     model = trainer.accelerator.unwrap_model(trainer.model)
     if params.rl.lora is not None:
         model = model.merge_and_unload()
     with atomic_path(out) as partial:
         save_checkpoint(model, checkpoint, partial)
         shutil.copyfile(work / "log.jsonl", partial / "log.jsonl")
-        write_json(partial / "metrics.json", summary(read_log(work / "log.jsonl"), params.rl.prompts))
+        metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts)
+        write_json(partial / "metrics.json", metrics | {"processes": processes})
     remove(work)
 
 
@@ -105,10 +113,10 @@ def check_params(params: Params, policy: str) -> None:
     if params.engine.backend != "slots":
         raise ParamsError(f"engine.backend: {params.engine.backend!r} is not allowed; allowed: 'slots', as "
                           "the weights change with every step of RL")
-    rows = params.rl.prompts * params.rl.group
-    if rows % params.rl.rows_per_device:
+    rows, processes = params.rl.prompts * params.rl.group, share()[1]
+    if rows % (params.rl.rows_per_device * processes):
         raise ParamsError(f"rl.rows_per_device: {params.rl.rows_per_device} is not allowed; allowed: a "
-                          f"divisor of rl.prompts * rl.group = {rows}")
+                          f"divisor of rl.prompts * rl.group / processes = {rows} / {processes}")
 
 
 def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
@@ -118,7 +126,7 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
         output_dir=str(work),
         max_steps=steps_of(params, policy) * rl.inner_updates,
         per_device_train_batch_size=rl.rows_per_device,
-        gradient_accumulation_steps=rl.prompts * rl.group // rl.rows_per_device,
+        gradient_accumulation_steps=rl.prompts * rl.group // (rl.rows_per_device * share()[1]),
         num_generations=rl.group, num_iterations=rl.inner_updates, temperature=rl.temperature,
         max_completion_length=params.engine.max_tokens,
         loss_type="grpo", epsilon=rl.clip, beta=rl.policies[policy].kl, use_bias_correction_kl=False,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
@@ -11,19 +12,18 @@ from apr.rl.packing import position_ids
 
 class PackedGRPOTrainer(GRPOTrainer):
     """`GRPOTrainer` for a `rollout_func` that returns, as lists over rollouts, the fields of `PackedRow` and
-    `reward`, which is also what the reward function returns.
+    `reward`, which is also what the reward function returns, and `signal`.
 
     The batch carries `thread_lengths` (B, N), padded with 0; TRL shuffles and splits it with the rows. The
     model must have attention "packed". The old policy's log-probabilities are the sampler's own, which
     saves a forward pass and makes the ratio exact where sampler and trainer differ by rounding. Rows of
-    groups whose rewards are all equal have no threads: nothing is computed for them.
+    groups whose rewards are all equal, `signal` says, have no threads: nothing is computed for them.
     """
 
     def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
         generated = super()._generate(prompts)
         fields = generated[5]
-        groups = torch.tensor(fields["reward"]).view(-1, self.num_generations)
-        signal = (groups != groups[:, :1]).any(1).repeat_interleave(self.num_generations)
+        signal = torch.tensor(fields.pop("signal"))
         lengths = pad([torch.tensor(row) for row in fields.pop("thread_lengths")], padding_value=0)
         self._lengths = (lengths * signal[:, None]).to(self.accelerator.device)
         return generated
@@ -35,18 +35,21 @@ class PackedGRPOTrainer(GRPOTrainer):
         batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
         batch["thread_lengths"] = self._lengths
         batch["completion_mask"] = batch["completion_mask"] * self._lengths[:, :1].sign()
-        batch["num_items_in_batch"] = (batch["completion_mask"] * batch["tool_mask"]).sum()
+        batch["num_items_in_batch"] = self._scored(batch)
         return batch
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         self._lengths = inputs["thread_lengths"]
         loss = super()._compute_loss(model, inputs)
         # TRL logs plain means over micro-batches, some of which have few tokens or none.
-        scored = (inputs["completion_mask"] * inputs["tool_mask"]).sum()
-        share = scored / inputs["num_items_in_batch"].clamp(min=1) * self.args.steps_per_generation
+        share = self._scored(inputs) / inputs["num_items_in_batch"].clamp(min=1)
         for name in {"kl", "clip_ratio/region_mean"} & self._metrics["train"].keys():
-            self._metrics["train"][name][-1] *= share.item()
+            self._metrics["train"][name][-1] *= share.item() * self.args.steps_per_generation
         return loss
+
+    def _scored(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """How many tokens carry loss, over all processes."""
+        return self.accelerator.reduce((batch["completion_mask"] * batch["tool_mask"]).sum(), reduction="sum")
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -76,7 +79,11 @@ def _score(
     """Scores rows (B, L) as one row without padding; 0 where there is no token or a thread begins."""
     real = mask.bool() & (lengths[:, :1] > 0)
     if not real.any():
-        return tuple(torch.zeros(2, *ids.shape, device=ids.device, requires_grad=True))
+        if isinstance(model, DistributedDataParallel):  # waits for the gradients of every process
+            real[0, 0] = True
+            lengths = real.new_ones(1, 1, dtype=lengths.dtype)
+        else:
+            return tuple(torch.zeros(2, *ids.shape, device=ids.device, requires_grad=True))
     tokens = ids[real]
     positions = position_ids(lengths[lengths > 0].tolist()).to(ids.device)
     labels = tokens.roll(-1).masked_fill(positions.roll(-1) == 0, -100)

@@ -17,8 +17,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging
 from trl import SFTConfig
 
+from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json, write_text
 from apr.core.params import Params
+from apr.core.process import share
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import resolve_device, save_checkpoint
 from apr.grammar.tokenizer import load_language
@@ -32,10 +34,11 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
 
     `out` holds weights, tokenizer, `log.jsonl` and `metrics.json`. State is saved every
     `sft.checkpoint_steps` in `<out>.work`; a run that finds it there continues from the last state, provided
-    that parameters and data are the same. Raises `DataError`, `CheckpointError` or `ParamsError` on bad input
-    and `AprError` if the loss is not finite.
+    that parameters and data are the same. Under `accelerate launch` the processes share the rows of every
+    step; their number changes the result by rounding alone. Raises `DataError`,
+    `CheckpointError` or `ParamsError` on bad input and `AprError` if the loss is not finite.
     """
-    sft, started = params.sft, time.perf_counter()
+    sft, started, (rank, processes) = params.sft, time.perf_counter(), share()
     torch.set_num_threads(params.engine.torch_threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -48,6 +51,9 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     lengths = np.diff(threads.starts)
     rows = pack_rows(lengths, sft.row_tokens, sft.tokens[method], seed)
     rows = rows[: max(1, len(rows) // sft.rows_per_step) * sft.rows_per_step]
+    if sft.rows_per_step % processes:
+        raise ParamsError(f"sft.rows_per_step: {sft.rows_per_step} is not allowed; allowed: a multiple of "
+                          f"{processes}, the number of processes")
     model, lora = starting_model(params, method, vocabulary)
     work = out.with_name(out.name + ".work")
     trainer = PackedSFTTrainer(
@@ -63,21 +69,25 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    trainer.train(resume_from_checkpoint=open_work(work, _fingerprint(params, method, threads, rows)))
+    with trainer.accelerator.main_process_first():
+        resume_from = open_work(work, _fingerprint(params, method, threads, rows))
+    trainer.train(resume_from_checkpoint=resume_from)
     metrics = {
         "threads": len(lengths),
         "epochs": sum(map(len, rows)) / len(lengths),
         "seconds": time.perf_counter() - started,
+        "processes": processes,
     }
-    _write(trainer, Path(tokenizer), out, metrics)
-    remove(work)
+    if rank == 0:
+        _write(trainer, Path(tokenizer), out, metrics)
+        remove(work)
 
 
 def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
     sft, device = params.sft, resolve_device(params.engine.device)
     return SFTConfig(
         output_dir=str(work), max_steps=steps, seed=seed % 2**32,
-        per_device_train_batch_size=1, gradient_accumulation_steps=sft.rows_per_step,
+        per_device_train_batch_size=1, gradient_accumulation_steps=sft.rows_per_step // share()[1],
         learning_rate=sft.learning_rate, lr_scheduler_type=sft.schedule,
         warmup_steps=round(sft.warmup_share * steps), weight_decay=sft.weight_decay, max_grad_norm=1.0,
         bf16=sft.precision == "bfloat16", use_cpu=device.type == "cpu", activation_checkpointing=False,

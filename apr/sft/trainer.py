@@ -42,8 +42,9 @@ class PackedSFTTrainer(SFTTrainer):
         return super().training_step(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        """The weight of all labels of an optimizer step."""
-        return sum(row["weights"].sum() for row in batch_samples).clamp(min=1e-9).to(device)
+        """The weight of all labels of an optimizer step, over the rows of all processes."""
+        weight = sum(row["weights"].sum() for row in batch_samples).to(device)
+        return self.accelerator.reduce(weight, reduction="sum").clamp(min=1e-9)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Weighted cross entropy of the row's labels over the weight of the whole step."""
@@ -52,6 +53,7 @@ class PackedSFTTrainer(SFTTrainer):
         outputs = model(**inputs, use_cache=False)
         losses = cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten(), reduction="none")
         loss = (losses * weights.flatten()).sum() / num_items_in_batch
+        loss = loss * self.accelerator.num_processes  # whose gradients are averaged
         if not torch.isfinite(loss):
             step = self.state.global_step
             raise AprError(f"sft: the loss is {loss.item()} at step {step}; try a smaller sft.learning_rate")
@@ -60,7 +62,8 @@ class PackedSFTTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             step, now = self.state.global_step, time.perf_counter()
-            (since, then), rows = self.logged, self.args.gradient_accumulation_steps
+            since, then = self.logged
+            rows = self.args.gradient_accumulation_steps * self.accelerator.num_processes
             logs["tokens"] = sum(self.row_tokens[: step * rows])
             logs["tokens_per_second"] = round(sum(self.row_tokens[since * rows : step * rows]) / (now - then))
             self.logged = (step, now)

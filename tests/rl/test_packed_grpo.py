@@ -67,7 +67,7 @@ def case(params, checkpoint, tmp_path):
         reward_funcs=given_reward,
         rollout_func=lambda prompts, trainer: {
             field: [getattr(row, field) for row in rows] for field in PackedRow._fields
-        } | {"reward": REWARDS},
+        } | {"reward": REWARDS, "signal": [True] * 4 + [False] * 4},
         args=trainer_config(
             params.model_copy(update={"rl": params.rl.model_copy(update={"prompts": 2})}), "apr", tmp_path
         ),

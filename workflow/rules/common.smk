@@ -13,6 +13,9 @@ from apr.eval.points import points
 STARTED = time.time()
 PLAN = open_plan(config)
 ROOT = PLAN.root
+LAUNCH = "python -m apr"
+if PLAN.params.engine.accelerate:
+    LAUNCH = f"accelerate launch --config_file {PLAN.params.engine.accelerate} -m apr"
 GPU = int(PLAN.params.engine.device.startswith("cuda"))
 
 

@@ -24,7 +24,7 @@ rule sft:
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.recipe, parent=True),
     shell:
-        "python -m apr sft --recipe {input.recipe} --method {wildcards.method} --traces {input.traces}"
+        "{LAUNCH} sft --recipe {input.recipe} --method {wildcards.method} --traces {input.traces}"
         " --tokenizer {params.tokenizer} --out {params.out} > {log} 2>&1"
 
 
@@ -45,5 +45,5 @@ rule rl:
         checkpoint=subpath(input.checkpoint, parent=True),
         out=subpath(output.recipe, parent=True),
     shell:
-        "python -m apr rl --recipe {input.recipe} --policy {wildcards.policy} --problems {input.problems}"
+        "{LAUNCH} rl --recipe {input.recipe} --policy {wildcards.policy} --problems {input.problems}"
         " --checkpoint {params.checkpoint} --out {params.out} > {log} 2>&1"
