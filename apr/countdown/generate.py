@@ -1,10 +1,17 @@
 """Random solvable problems, unique over all splits by (sorted numbers, target)."""
 
+from collections.abc import Iterator
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from apr.core.errors import ParamsError
-from apr.core.files import atomic_path, write_rows
+from apr.core.files import atomic_path
 from apr.core.params import Params, Problems
+from apr.core.progress import track
 from apr.core.seeds import derive_rng
 from apr.countdown.problem import PROBLEM_SCHEMA, Problem
 from apr.countdown.solvable import solvable
@@ -15,13 +22,20 @@ SPLITS = ("test", "validation", "train")
 ATTEMPTS = 10_000
 
 
-def draw_problem(settings: Problems, problem_id: str, seed: int, taken: set) -> Problem:
-    """A solvable problem whose key is not in `taken`, uniform over draws from the ranges of `settings`."""
+ROWS = 100_000
+"""Problems per row group: what is in memory at once."""
+
+
+def draw_problem(settings: Problems, problem_id: str, seed: int, taken: set[int]) -> Problem:
+    """A solvable problem whose key is not in `taken`, uniform over draws from the ranges of `settings`; its
+    key is added."""
     rng = derive_rng(seed, problem_id)
     for _ in range(ATTEMPTS):
         numbers = tuple(sorted(rng.randint(*settings.number_range) for _ in range(settings.numbers)))
         target = rng.randint(*settings.target_range)
-        if (numbers, target) not in taken and solvable(numbers, target, settings.max_value):
+        key = _key(settings, numbers, target)
+        if key not in taken and solvable(numbers, target, settings.max_value):
+            taken.add(key)
             return Problem(problem_id, numbers, target)
     raise ParamsError(
         f"problems: no new solvable problem in {ATTEMPTS} draws after {len(taken)}; "
@@ -29,25 +43,41 @@ def draw_problem(settings: Problems, problem_id: str, seed: int, taken: set) -> 
     )
 
 
+def _key(settings: Problems, numbers: tuple[int, ...], target: int) -> int:
+    """Sorted numbers and target as one integer: a set of 10^6 takes a tenth of what tuples do."""
+    key = target
+    for number in numbers:
+        key = key * (settings.number_range[1] + 1) + number
+    return key
+
+
+def stream_problems(settings: Problems, seed: int) -> Iterator[tuple[str, Problem]]:
+    """Split and problem, one after another."""
+    taken: set[int] = set()
+    for split in SPLITS:
+        for index in range(getattr(settings, split)):
+            yield split, draw_problem(settings, f"{split}-{index:07d}", seed, taken)
+
+
 def generate_problems(settings: Problems, seed: int) -> dict[str, list[Problem]]:
     """The problems of each split, by name."""
-    taken: set[tuple[tuple[int, ...], int]] = set()
-    splits: dict[str, list[Problem]] = {}
-    for split in SPLITS:
-        splits[split] = []
-        for index in range(getattr(settings, split)):
-            problem = draw_problem(settings, f"{split}-{index:07d}", seed, taken)
-            taken.add((problem.numbers, problem.target))
-            splits[split].append(problem)
+    splits: dict[str, list[Problem]] = {split: [] for split in SPLITS}
+    for split, problem in stream_problems(settings, seed):
+        splits[split].append(problem)
     return splits
 
 
 def make_problems(params: Params, out: Path) -> None:
     """Writes ``{train,validation,test}.parquet`` into the directory `out`, all or nothing."""
+    total = sum(getattr(params.problems, split) for split in SPLITS)
+    drawn = track(stream_problems(params.problems, params.seed), "problems", total, "problem")
     with atomic_path(out) as partial:
-        for split, problems in generate_problems(params.problems, params.seed).items():
-            rows = [
+        partial.mkdir()
+        for split, problems in groupby(drawn, itemgetter(0)):
+            rows = (
                 {"problem_id": problem.id, "numbers": list(problem.numbers), "target": problem.target}
-                for problem in problems
-            ]
-            write_rows(partial / f"{split}.parquet", rows, PROBLEM_SCHEMA)
+                for _, problem in problems
+            )
+            with pq.ParquetWriter(partial / f"{split}.parquet", PROBLEM_SCHEMA, compression="zstd") as writer:
+                while group := list(islice(rows, ROWS)):
+                    writer.write_table(pa.Table.from_pylist(group, schema=PROBLEM_SCHEMA))
