@@ -1,6 +1,5 @@
 """Which targets can be reached: exhaustive, by parting the numbers instead of by sequences of operations."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
 
@@ -34,24 +33,25 @@ def solvable(numbers: tuple[int, ...], target: int, max_value: int | None) -> bo
         for x in reachable(tuple([numbers[index] for index in few]), max_value):
             if x == target == 0 and reachable(others, max_value):
                 return True
-            if any(solvable(others, y, max_value) for y in _partners(x, target)):
+            wanted = _partners(x, target)
+            if len(others) <= 2:
+                if not reachable(others, max_value).isdisjoint(wanted):
+                    return True
+            elif any(solvable(others, y, max_value) for y in wanted):
                 return True
     return False
 
 
-def _partners(x: int, target: int) -> Iterator[int]:
+def _partners(x: int, target: int) -> list[int]:
     """Each y of which a legal operation with `x` makes `target`; where both are 0 it may be any."""
-    yield x + target
-    if x >= target:
-        yield x - target
-    else:
-        yield target - x
+    found = [x + target, abs(x - target)]
     if x > 0:
-        yield x * target
+        found.append(x * target)
         if target % x == 0:
-            yield target // x
+            found.append(target // x)
         if target > 0 and x % target == 0:
-            yield x // target
+            found.append(x // target)
+    return found
 
 
 def _splits(numbers: tuple[int, ...]) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:
