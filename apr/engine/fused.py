@@ -7,6 +7,7 @@ mask, no order of slots. The result is that of the `transformers` model up to ro
 
 from math import prod
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class _Layer:
     """Weights as (inputs, outputs), in which small products are twice as fast; the cache is (2, slots, KV
     heads, window, d)."""
 
-    def __init__(self, layer: nn.Module, cache: Tensor):
+    def __init__(self, layer: Any, cache: Tensor):
         attention, mlp = layer.self_attn, layer.mlp
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         self.norm, self.mlp_norm = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
@@ -44,9 +45,9 @@ class FusedLlama:
     ragged = True
 
     @torch.no_grad()
-    def __init__(self, model: PreTrainedModel, slots: int, window: int):
+    def __init__(self, model: Any, slots: int, window: int):
         config = model.config
-        self._kernels = load_kernels()
+        self._kernels: Any = load_kernels()
         self._heads, self._groups = config.num_attention_heads, config.num_key_value_heads
         self._hidden, self._d = config.hidden_size, model.model.layers[0].self_attn.head_dim
         self._window, self._epsilon, self._scale = window, config.rms_norm_eps, self._d**-0.5
@@ -86,11 +87,11 @@ class FusedLlama:
         rows = np.repeat(slots, counts)
         positions = np.arange(len(rows)) - np.repeat(last + 1 - end, counts)
         tokens = torch.from_numpy(ids[rows, positions])
-        rows, positions = torch.from_numpy(rows), torch.from_numpy(positions)
+        slot_of, position_of = torch.from_numpy(rows), torch.from_numpy(positions)
         result = torch.empty(len(slots), self._hidden)
         for start in range(0, len(rows), ROWS):
             part = slice(start, start + ROWS)
-            hidden = self._pass(tokens[part], rows[part], positions[part])
+            hidden = self._pass(tokens[part], slot_of[part], position_of[part])
             first, after = np.searchsorted(last, (start, start + len(hidden)))
             result[first:after] = hidden[torch.from_numpy(last[first:after] - start)]
         normed = torch.empty_like(result)

@@ -31,7 +31,7 @@ def thread_lengths(position_ids: torch.Tensor) -> list[int]:
         starts = (position_ids.flatten() == 0).nonzero().flatten().tolist()
         ends = [*starts[1:], position_ids.numel()]
         lengths = [end - start for start, end in zip(starts, ends, strict=True)]
-        position_ids.thread_lengths = lengths
+        position_ids.thread_lengths = lengths  # type: ignore[attr-defined]
     return lengths
 
 

@@ -6,7 +6,7 @@ which slots the rows of the batch are and where their new keys go. Rows are padd
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -95,8 +95,8 @@ class _Selection:
     """The slots and positions of one forward pass, shared by all layers."""
 
     window: int
-    rows: torch.Tensor | None = None
-    positions: torch.Tensor | None = None
+    rows: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    positions: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
     length: int = 0
     prefix: bool = False
 
@@ -128,6 +128,7 @@ class _SlotLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
         rows, positions = self._selection.rows[:, None], self._selection.positions
         self.keys[rows, :, positions] = key_states.transpose(1, 2)
         self.values[rows, :, positions] = value_states.transpose(1, 2)

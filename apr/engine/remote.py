@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,7 +31,9 @@ SEEDS = 1 << 31
 class Wire(Protocol):
     """The request and the answer of one kind of server."""
 
-    path: str
+    @property
+    def path(self) -> str:
+        """Of the URL."""
 
     def body(self, ids: list[int], sampling: Sampling, count: int, seed: int, stop: list[int]) -> Json:
         """Asks for up to `count` tokens after `ids`."""
@@ -94,7 +97,7 @@ class _Thread:
     ids: list[int]
     sampling: Sampling
     limit: int
-    request: asyncio.Future | None = field(default=None)
+    request: Future[Segment] | None = field(default=None)
     """None once it has stopped."""
 
 

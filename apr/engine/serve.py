@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from apr.engine.interface import Sampling, Segment
 from apr.engine.slots import SlotEngine
@@ -66,8 +66,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
-        prompt, asked = body["prompt"], (body.get(name) for name in ("seed", "max_tokens", "stop_token_ids"))
-        found = self.server.decode(prompt, body.get("temperature", 1.0), *asked, gone=self.gone)
+        prompt, temperature = body["prompt"], body.get("temperature", 1.0)
+        seed, most, stop = map(body.get, ("seed", "max_tokens", "stop_token_ids"))
+        found = self.server.decode(prompt, temperature, seed, most, stop, self.gone)
         choice = {"index": 0, "text": "", "token_ids": found.ids, "prompt_token_ids": prompt,
                   "logprobs": {"token_logprobs": found.logprobs}, "finish_reason": found.reason,
                   "stop_reason": found.ids[-1] if found.reason == "stop" else None}  # fmt: skip
@@ -76,8 +77,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def generation(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt, settings = body["input_ids"], body.get("sampling_params", {})
-        asked = (settings.get(name) for name in ("sampling_seed", "max_new_tokens", "stop_token_ids"))
-        found = self.server.decode(prompt, settings.get("temperature", 1.0), *asked, gone=self.gone)
+        temperature = settings.get("temperature", 1.0)
+        seed, most, stop = map(settings.get, ("sampling_seed", "max_new_tokens", "stop_token_ids"))
+        found = self.server.decode(prompt, temperature, seed, most, stop, self.gone)
         reason = {"type": found.reason} | ({"matched": found.ids[-1]} if found.reason == "stop" else {})
         logprobs = [[value, token, None] for value, token in zip(found.logprobs, found.ids, strict=True)]
         return {"text": "", "output_ids": found.ids,
@@ -123,7 +125,7 @@ class EngineServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         host, port = self.server_address[:2]
-        return f"http://{host}:{port}"
+        return f"http://{host!s}:{port}"
 
     def server_close(self) -> None:
         super().server_close()
@@ -180,8 +182,8 @@ class EngineServer(ThreadingHTTPServer):
                         answer.set_exception(RuntimeError(f"the engine has failed: {error}"))
                 answers.clear()
                 continue
-            for key, segment in stopped:
-                self._engine.close(key)
-                answer = answers.pop(key)
+            for ended, segment in stopped:
+                self._engine.close(ended)
+                answer = answers.pop(cast(int, ended))
                 if answer.set_running_or_notify_cancel():
                     answer.set_result(segment)

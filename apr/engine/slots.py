@@ -74,7 +74,7 @@ class SlotEngine:
         config = model.config.get_text_config()
         _check_window(config, window)
         self.capacity, self.window = slots, window
-        self._model = model if device is None else model.to(device)
+        self._model = model if device is None else model.to(device)  # type: ignore[arg-type]
         self.prefill_seconds = self.decode_seconds = 0.0
         """Wall-clock time of steps that read prompts or joined tokens, and of those that only decode."""
         kind = FusedLlama if FusedLlama.supports(self._model) else PaddedModel

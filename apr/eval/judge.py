@@ -47,7 +47,7 @@ def expression(operations: Sequence[Operation]) -> str:
 def verdict(language: Language, problem: Problem, rollout: Rollout) -> dict[str, Any]:
     """The columns `status` to `reason`. What the model gets wrong is a reason, never an error."""
     root = rollout.threads[0]
-    failed = {"status": str(root.status), "answer": None, "expression": None}
+    failed: dict[str, Any] = {"status": str(root.status), "answer": None, "expression": None}
     failed |= {"strict": False, "lenient": False}
     if root.status != Status.DONE:
         return failed | {"reason": root.reason}

@@ -81,7 +81,8 @@ def replay(threads: Sequence[Sequence[Part]], costs: Costs, devices: int) -> flo
     placed: list[dict[int, list[Any]]] = [{} for _ in range(devices)]
     part_of, length = [0] * len(threads), [0] * len(threads)
     home = [0] * len(threads)
-    left, parent = {}, {}
+    left: dict[int, int] = {}
+    parent: dict[int, int] = {}
 
     def start(thread: int, ready: float) -> None:
         part = threads[thread][part_of[thread]]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -14,7 +15,7 @@ from apr.core.seeds import derive_seed
 from apr.countdown import Problem
 from apr.engine.checkpoint import load_model
 from apr.engine.interface import Decoder
-from apr.engine.remote import RemoteDecoder, SglangWire, VllmWire
+from apr.engine.remote import RemoteDecoder, SglangWire, VllmWire, Wire
 from apr.engine.slots import SlotEngine
 from apr.eval.judge import EVAL_SCHEMA, ledger, verdict
 from apr.eval.points import Point, condition_kind, first_problems, point_columns, points
@@ -67,7 +68,9 @@ class Tally:
             self._meter.update(self._done, f"accuracy {self._right / self._done:.1%}, {sampled} tokens")
 
 
-def make_request(params: Params, language: Language, problem: Problem, point: Point, kind: str) -> Request:
+def make_request(
+    params: Params, language: Language, problem: Problem, point: Point, kind: Literal["tokens", "children"]
+) -> Request:
     """The noise depends on seed, problem and point, not on the model: differences between models are paired.
 
     Raises `ParamsError` if the window leaves no room after the prompt.
@@ -103,7 +106,7 @@ def open_decoder(params: Params, language: Language, checkpoint: Path) -> Iterat
     if engine.backend == "slots":
         yield open_engine(params, language, checkpoint)
         return
-    wire = VllmWire(engine.served_model) if engine.backend == "vllm" else SglangWire()
+    wire: Wire = VllmWire(engine.served_model) if engine.backend == "vllm" else SglangWire()
     size, timeout = language.vocabulary.size, engine.timeout
     with RemoteDecoder(engine.endpoints, wire, stop_ids, size, engine.slots, timeout) as decoder:
         yield decoder

@@ -53,7 +53,8 @@ class Claim(NamedTuple):
 
 def _cells(evidence: Evidence, *keys: Key) -> tuple[Cell, ...] | None:
     found = [evidence.cell(key) for key in keys]
-    return None if any(cell is None for cell in found) else tuple(found)
+    cells = tuple(cell for cell in found if cell is not None)
+    return cells if len(cells) == len(keys) else None
 
 
 def _resamples(evidence: Evidence) -> tuple[int, int]:
@@ -124,8 +125,8 @@ def equal_latency(evidence: Evidence, join: str) -> Measured | None:
     quick = [point for point in parallel if point[0] <= limit]
     seconds, cell, asked = (max(quick, key=lambda point: accuracy(point[1]).mean()) if quick
                             else min(parallel, key=lambda point: point[0]))  # fmt: skip
-    asked = "unconditioned" if asked is None else f"{asked} children asked for"
-    note = f"{asked}, {1000 * seconds:.0f} ms against {1000 * limit:.0f} ms"
+    condition = "unconditioned" if asked is None else f"{asked} children asked for"
+    note = f"{condition}, {1000 * seconds:.0f} ms against {1000 * limit:.0f} ms"
     note += "" if quick else ": no APR point is as quick"
     found = paired_difference(accuracy(cell), accuracy(rival), *_resamples(evidence))
     return Measured(found, (cell, rival), note, fair=bool(quick))
@@ -164,8 +165,8 @@ def conditioning_children(evidence: Evidence) -> Measured | None:
     asked = range(evidence.params.grammar.max_children + 1)
     if cells := _cells(evidence, *(Key("apr", "sft", 1.0, children) for children in asked)):
         used = range(1 + max(int(cell.children.max()) for cell in cells))
-        counts = [[(cell.children == n).sum(axis=1) for n in used] for cell in cells]
-        counts = np.moveaxis(np.array(counts), 2, 0)
+        counted = [[(cell.children == n).sum(axis=1) for n in used] for cell in cells]
+        counts = np.moveaxis(np.array(counted), 2, 0)
         return Measured(rank_correlation(counts, *_resamples(evidence)), cells)
     return None
 
@@ -178,7 +179,7 @@ def conditioning_tokens(evidence: Evidence) -> Measured | None:
         evidence.missing.append("sft/sos_plus conditioned on tokens below the window")
         return None
     kept = [cell.longest <= key.condition for key, cell in budgets.items()]
-    note = "budgets " + ", ".join(map(str, sorted({key.condition for key in budgets})))
+    note = "budgets " + ", ".join(map(str, sorted({key.condition for key in budgets if key.condition})))
     found = interval(np.concatenate(kept, axis=1).mean(axis=1), *_resamples(evidence))
     return Measured(found, tuple(budgets.values()), note)
 

@@ -1,5 +1,7 @@
 """Latency on more devices, by the model of `apr.eval.latency_model`; the paper decodes on 8 GPUs."""
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
 from apr.eval.results import Key
@@ -19,11 +21,11 @@ def rows(evidence: Evidence) -> list[Row]:
     for model, join, condition in SERIES:
         cell = evidence.cell(Key(model, "sft", 0.0, condition, join))
         measured = evidence.latency(model, "sft", condition, join)
-        modelled = evidence.modelled(model, "sft", condition, join) or {None: None}
+        modelled: dict[Any, Any] = evidence.modelled(model, "sft", condition, join) or {None: None}
         if cell is None:
             continue
         for devices, seconds in modelled.items():
-            row = {"model": model, "join": join, "condition": condition, "problems": len(cell.problems)}
+            row: Row = {"model": model, "join": join, "condition": condition, "problems": len(cell.problems)}
             row |= {"accuracy": float(accuracy(cell).mean()), "devices": devices, "modelled": seconds}
             error = seconds / measured["latency"] - 1 if devices == 1 else None
             found.append(row | measured | {"error": error})

@@ -1,5 +1,7 @@
 """Fig 6: accuracy against sequential tokens and against latency."""
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
 from apr.eval.results import Key
@@ -37,7 +39,9 @@ def draw(rows: list[Row], notes: list[str]) -> Figure:
             named = {"model": model, "stage": stage, "join": join}.items()
             points = [row for row in rows if named <= row.items() and row[x] is not None]
             colour = style.COLOURS[model]
-            look = {"linestyle": "-", "markerfacecolor": "white"} if stage == "sft" else {"linestyle": "none"}
+            look: dict[str, Any] = {"linestyle": "none"}
+            if stage == "sft":
+                look = {"linestyle": "-", "markerfacecolor": "white"}
             look["marker"] = "s" if model == "sos_plus" else "o" if join == "all" else "^"
             free = [row for row in points if row["condition"] is None]
             style.draw_points(axes, [row for row in points if row not in free], x, "accuracy", colour, **look)

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -11,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from apr.figures.evidence import Row
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "axes.axisbelow": True, "grid.color": "#e8e8e8", "grid.linewidth": 0.7, "legend.frameon": False,
@@ -37,11 +38,11 @@ def errors(rows: Sequence[Row], name: str) -> list[list[float]]:
             [max(0.0, row[f"{name}_high"] - row[name]) for row in rows]]  # fmt: skip
 
 
-def draw_points(axes: Axes, rows: Sequence[Row], x: str, y: str, colour: str, **look) -> None:
+def draw_points(axes: Axes, rows: Sequence[Row], x: str, y: str, colour: str, **look: Any) -> None:
     """A line through points with error bars in both directions."""
-    look = {"marker": "o", "elinewidth": 0.8, "color": colour, "ecolor": colour} | look
+    usual: dict[str, Any] = {"marker": "o", "elinewidth": 0.8, "color": colour, "ecolor": colour}
     bars = axes.errorbar([row[x] for row in rows], [row[y] for row in rows], errors(rows, y), errors(rows, x),
-                         **look)  # fmt: skip
+                         **usual | look)  # fmt: skip
     for line in bars.lines[2]:
         line.set_alpha(0.45)
 
@@ -84,7 +85,7 @@ def add_caption(figure: Figure, text: str) -> None:
     """Small text below the axes."""
     lines = textwrap.wrap(text, int(figure.get_figwidth() * 18.5))
     height = (len(lines) * 0.128 + 0.1) / figure.get_figheight()
-    figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
+    figure.set_layout_engine("constrained", rect=(0, height, 1, 1 - height))
     figure.text(0.012, 0.04 / figure.get_figheight(), "\n".join(lines), size=6.5, color="#555555",
                 va="bottom", linespacing=1.25)  # fmt: skip
 

@@ -5,6 +5,7 @@ import math
 import time
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from transformers import TrainerCallback
 
@@ -62,7 +63,7 @@ class StepLog(TrainerCallback):
         if len(self._updates) < self._inner_updates:
             return
         now = time.perf_counter()
-        line = dict(self._sampler.record)
+        line: dict[str, Any] = dict(self._sampler.record)
         line |= {name: fmean(update[name] for update in self._updates) for name in UPDATE_FIGURES.values()}
         line["exploded_updates"] = sum(update["grad_norm"] > self._most for update in self._updates)
         if line["zero_variance_groups"] == self._prompts:
@@ -77,12 +78,12 @@ class StepLog(TrainerCallback):
         self._meter.update(line["step"], said)
 
 
-def read_log(path: Path) -> list[dict[str, float | None]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; none if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def summary(lines: list[dict[str, float | None]], prompts: int) -> dict[str, float | None]:
+def summary(lines: list[dict[str, Any]], prompts: int) -> dict[str, float | None]:
     """Means of every figure over the last quarter of the steps, and counts over all of them."""
     last = lines[-max(1, len(lines) // 4) :]
     names = [name for name in last[0] if name != "step"]

@@ -134,10 +134,10 @@ class RowCollator:
         labels = np.full_like(ids, -100)
         predicts = np.flatnonzero(sampled[1:] & (positions[1:] > 0))
         labels[predicts] = ids[predicts + 1]
-        labels = torch.from_numpy(labels)
+        targets = torch.from_numpy(labels)
         return {
             "input_ids": torch.from_numpy(ids)[None],
             "position_ids": torch.from_numpy(positions)[None],
-            "shift_labels": labels[None],
-            "weights": torch.where(labels < 0, 0.0, self.weights[labels.clamp(min=0)])[None],
+            "shift_labels": targets[None],
+            "weights": torch.where(targets < 0, 0.0, self.weights[targets.clamp(min=0)])[None],
         }

@@ -142,7 +142,8 @@ class _Search:
         return None
 
     def _leaves(self, lines: tuple[ev.Line, ...], state: State) -> ev.Path | None:
-        for operation in legal_operations(*state, self.max_value):
+        x, y = state
+        for operation in legal_operations(x, y, self.max_value):
             result = operation.result
             comparison = "!" if result == self.target else "<" if result < self.target else ">"
             self.thread.events.append(ev.Leaf(operation.op, result, comparison))

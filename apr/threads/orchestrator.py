@@ -11,7 +11,7 @@ Every end of a thread goes through `_finish`, which after the last child resumes
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from apr.core.seeds import derive_seed
 from apr.engine.interface import Decoder, Sampling, Segment
@@ -73,7 +73,8 @@ class Orchestrator:
         """
         self._running = self._sampled = 0
         self._rollouts, self._ended = {}, []
-        pending, roots = iter(requests), []
+        pending = iter(requests)
+        roots: list[_Node] = []
         self._roots = roots
         try:
             while True:
@@ -87,7 +88,7 @@ class Orchestrator:
                 if not self._open:
                     return [self._rollouts[root] for root in roots]
                 for node, segment in self._decoder.step():
-                    self._stopped(node, segment)
+                    self._stopped(cast(_Node, node), segment)
         finally:
             self._cancel_all()
 
@@ -97,7 +98,7 @@ class Orchestrator:
         The path says which child of which child of the root a thread is; the root's is empty. Numbers of
         threads are not set yet. What is sampled now is empty where the decoder cannot `peek`.
         """
-        peek = getattr(self._decoder, "peek", lambda key: [])
+        peek: Callable[[_Node], list[int]] = getattr(self._decoder, "peek", lambda node: [])
         waiting = list(reversed(self._roots))
         while waiting:
             node = waiting.pop()
@@ -195,7 +196,7 @@ class Orchestrator:
         node.most = thread.prompt_length + sum(by.thread.sampled)
         if node in self._open:
             self._decoder.shorten(node, node.most)
-        elif len(thread.ids) > node.most:
+        elif node.parent is not None and len(thread.ids) > node.most:
             node.parent.budget += len(thread.ids) - node.most
             for entries in (thread.ids, thread.sampled, thread.logprobs):
                 del entries[node.most :]
