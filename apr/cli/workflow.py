@@ -1,9 +1,7 @@
 """What the Snakefile calls: the plan of a run, and what happens before its first and after its last job."""
 
 import atexit
-import glob
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,44 +13,50 @@ import psutil
 from apr.cli.plan import DEFAULT_SCALE, Plan
 from apr.core.errors import AprError, ParamsError
 from apr.core.files import remove
-from apr.core.process import alive, end_with, identity, workers_of
+from apr.core.process import OWNER, RUNS, alive, end_with, identity, workers_of
 
 
-def open_plan(config: Mapping[str, Any]) -> Plan:
-    """The plan of the scale that `--config scale=NAME` picks, its job files written; exits on an error."""
+def open_plan(config: Mapping[str, Any], job: bool = False) -> Plan:
+    """The plan of the scale that `--config scale=NAME` picks, its job files written; exits on an error.
+
+    For a `snakemake` that an executor starts for a `job`, here or on another machine, the run that submitted
+    it has written them; this process ends with that run.
+    """
     try:
         if unknown := sorted(set(config) - {"scale"}):
             raise ParamsError(f"--config {unknown[0]}: unknown key; allowed: scale")
         plan = Plan(str(config.get("scale", DEFAULT_SCALE)))
     except AprError as error:
         sys.exit(f"apr: error: {error}")
-    recover()
-    plan.write()
+    if not job:
+        recover()
+        plan.write()
+    elif owner := os.environ.get(OWNER):
+        end_with(owner)
     return plan
 
 
 def recover() -> None:
     """Clears up after runs that were killed, and sees to it that this one leaves nothing behind if it is.
 
-    Their workers are ended and Snakemake's locks removed, unless a run that holds some is alive. Inside `dvc
-    repro` this run ends with DVC.
+    Their workers are ended, those on other machines by the removal of the run's file in `RUNS`, and
+    Snakemake's locks removed, unless a run that holds some is alive. Inside `dvc repro` it ends with DVC.
     """
-    runs = Path(".snakemake/apr-runs")
-    runs.mkdir(parents=True, exist_ok=True)
-    here = f"{socket.gethostname()}:"
-    for mark in runs.glob(f"{glob.escape(here)}*"):  # of those on other machines nothing is known
-        if not alive(run := mark.name.removeprefix(here)):
-            orphans = list(workers_of(run))
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for mark in RUNS.iterdir():
+        if not alive(mark.name):
+            orphans = list(workers_of(mark.name))
             for orphan in orphans:
                 orphan.kill()
             psutil.wait_procs(orphans)
             mark.unlink(missing_ok=True)
-    if not any(runs.iterdir()):
+    if not any(RUNS.iterdir()):
         remove(Path(".snakemake/locks"))
         Path(".snakemake/locks").mkdir()
-    own = runs / f"{here}{identity()}"
+    own = RUNS / identity()
     own.touch()
     atexit.register(own.unlink, missing_ok=True)
+    os.environ[OWNER] = own.name
     if "DVC_STAGE" in os.environ:
         for process in psutil.Process().parents():
             if any(Path(part).name == "dvc" for part in process.cmdline()[:3]):

@@ -1,14 +1,19 @@
 """Processes: of one job over several devices, and those that end with the process they work for."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
 OWNER = "APR_OWNER"
 """Environment variable: identity of the process that a verb works for."""
+RUNS = Path(".snakemake/apr-runs")
+"""A file per run of this directory, named by its identity, for as long as it is not known to have ended."""
+HOST = socket.gethostname()
 EVERY = 0.5
 """Seconds between two looks."""
 
@@ -19,15 +24,22 @@ def share() -> tuple[int, int]:
 
 
 def identity(pid: int | None = None) -> str:
-    """Names a process, this one by default, as no later process with the same number is named."""
+    """Names a process, this one by default, as no later one and none on another machine is named."""
     process = psutil.Process(pid)
-    return f"{process.pid}:{process.create_time()}"
+    return f"{HOST}:{process.pid}:{process.create_time()}"
 
 
 def alive(name: str) -> bool:
-    """Whether the process of this identity is there, and is no zombie."""
+    """Whether the process of this identity is there, and is no zombie.
+
+    A process of another machine cannot be seen from here: it is a run, and counts as alive while its file in
+    `RUNS` is there. Raises `OSError` if the file system cannot tell.
+    """
+    host, pid, _ = name.split(":")
+    if host != HOST:
+        return (RUNS / name).exists()
     try:
-        process = psutil.Process(int(name.partition(":")[0]))
+        process = psutil.Process(int(pid))
         return identity(process.pid) == name and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

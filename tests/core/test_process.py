@@ -9,7 +9,15 @@ import psutil
 import pytest
 
 from apr.core.files import atomic_path, write_text
-from apr.core.process import OWNER, alive, identity, workers_of
+from apr.core.process import HOST, OWNER, RUNS, alive, identity, workers_of
+
+WAIT = """
+import sys, time
+from apr.core.process import end_with
+end_with(sys.argv[1])
+print("ready", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -41,13 +49,25 @@ def test_an_identity_is_that_of_one_process(start):
 
 def test_a_verb_ends_with_the_process_it_works_for(start):
     owner = start("sleep", "60")
-    said = "from apr.core.process import end_with; import sys, time; end_with(sys.argv[1]);"
-    wait = "print('ready', flush=True); time.sleep(60)"
-    worker = start(sys.executable, "-c", said + wait, identity(owner.pid))
+    worker = start(sys.executable, "-c", WAIT, identity(owner.pid))
     assert worker.stdout.readline() == b"ready\n" and worker.poll() is None
     time.sleep(0.7)
     assert worker.poll() is None
     owner.kill()
+    assert worker.wait(timeout=5) == 1
+
+
+def test_a_run_on_another_machine_is_known_by_its_file(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = identity().replace(HOST, "elsewhere")
+    assert not alive(run), "although a process here has its number"
+    write_text(RUNS / run, "")
+    assert alive(run)
+    worker = start(sys.executable, "-c", WAIT, run)
+    assert worker.stdout.readline() == b"ready\n"
+    time.sleep(0.7)
+    assert worker.poll() is None
+    (RUNS / run).unlink()
     assert worker.wait(timeout=5) == 1
 
 

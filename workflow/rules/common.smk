@@ -11,7 +11,7 @@ from apr.core.process import OWNER, identity
 from apr.eval.points import points
 
 STARTED = time.time()
-PLAN = open_plan(config)
+PLAN = open_plan(config, job=not workflow.is_main_process)
 ROOT = PLAN.root
 LAUNCH = "python -m apr"
 if PLAN.params.engine.accelerate:
