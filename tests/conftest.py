@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,20 +63,25 @@ class Laboratory:
 
     def planned_jobs(self, *options: str) -> set[str]:
         """The jobs that `snakemake -n` would run, as `apr.cli.plan` names them."""
+        return set(self.plan(*options))
+
+    def plan(self, *options: str) -> dict[str, dict[str, str]]:
+        """Per job that `snakemake -n` would run, what it says of it: `threads`, `resources`, `group`, ..."""
         output = self.run("snakemake", "-n", "--quiet", "reason", *options)
-        if "Nothing to be done" in output:
-            return set()
-        jobs, rule = set(), ""
+        jobs: dict[str, dict[str, str]] = {}
+        found, group = [], ""
         for line in output.splitlines():
-            if line.startswith(("rule ", "localrule ")):
-                rule = line.split()[1].rstrip(":")
-                if rule in ("problems", "tokenizer", "figures", "claims", "checks"):
-                    jobs.add(rule)
-            elif line.strip().startswith("wildcards:"):
-                values = dict(pair.split("=") for pair in line.split(":", 1)[1].strip().split(", "))
-                jobs.add("/".join([rule, *(values[name] for name in ("stage", "method", "policy", "model")
-                                           if name in values)]))
-        return jobs
+            if heading := re.fullmatch(r"(?:\[.*\] )?Group job (\w+) .*", line):
+                group = heading[1]
+            elif rule := re.fullmatch(r"( *)(?:local)?rule (\w+):", line):
+                found.append({"rule": rule[2]} | ({"group": group} if rule[1] else {}))
+            elif (field := re.fullmatch(r" +(\w+): (.*)", line)) and found:
+                found[-1][field[1]] = field[2]
+        for job in found:
+            values = dict(pair.split("=") for pair in job.get("wildcards", "").split(", ") if pair)
+            names = [values[name] for name in ("stage", "method", "policy", "model") if name in values]
+            jobs["/".join([job["rule"], *names])] = job
+        return {name: job for name, job in jobs.items() if not name.startswith("all")}
 
     def changed_in_dvc(self) -> set[str]:
         """The stages that `dvc status` reports, and those downstream of them."""
