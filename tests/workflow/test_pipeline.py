@@ -7,7 +7,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
+from moto.server import ThreadedMotoServer
 
 from apr.cli.plan import Plan
 from tests.conftest import Laboratory
@@ -178,15 +180,43 @@ def test_experiments_are_told_apart_and_applied(made):
     assert not made.planned() and not made.changed_in_dvc()
 
 
-def test_a_clone_that_pulls_has_nothing_to_do_and_draws_the_same_figures(made, tmp_path):
-    store = ("dvc", "remote", "add", "--local", "-d", "store", str(tmp_path / "store"))
-    made.run(*store)
-    made.run("dvc", "push")
+@pytest.fixture(params=["directory", "s3"])
+def remote(request, tmp_path):
+    """An empty store: what `dvc remote` is told, in order."""
+    if request.param == "directory":
+        yield [("add", "-d", "store", str(tmp_path / "store"))]
+        return
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    keys = {"access_key_id": "key", "secret_access_key": "secret"}
+    assert httpx.put(f"{url}/runs").is_success, "the bucket"
+    yield [("add", "-d", "store", "s3://runs/apr"), ("modify", "store", "endpointurl", url),
+           *(("modify", "store", key, value) for key, value in keys.items())]  # fmt: skip
+    server.stop()
+
+
+@pytest.fixture
+def clone(made, remote, tmp_path):
+    """A clone that has pulled what `made` has pushed."""
     made.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
     clone = Laboratory(tmp_path / "clone")
-    clone.run(*store)
+    for laboratory in (made, clone):
+        for action, *arguments in remote:
+            laboratory.run("dvc", "remote", action, "--local", *arguments)
+    made.run("dvc", "push")
     clone.run("dvc", "pull")
+    yield clone
+    (made.path / ".dvc/config.local").unlink()
+
+
+def test_a_clone_that_pulls_has_nothing_to_do(made, clone):
     assert not clone.planned() and not clone.changed_in_dvc()
+    assert clone.run("dvc", "push").strip() == "Everything is up to date."
+
+
+@pytest.mark.parametrize("remote", ["directory"], indirect=True)
+def test_a_clone_that_pulls_draws_the_same_figures(clone):
     figures = clone.path / "results/figures"
     before = {path.name: path.read_bytes() for path in figures.iterdir() if path.name != "recipe.json"}
     shutil.rmtree(figures)
