@@ -109,6 +109,7 @@ def merge_adapters(model: torch.nn.Module, directory: Path) -> PreTrainedModel:
     for config in model.peft_config.values():
         config.target_modules = sorted(config.target_modules)  # a set: its order would change from run to run
     model.save_pretrained(directory, save_embedding_layers=False)  # rows of new words are in any case
+    (directory / "README.md").unlink()  # a model card with nothing filled in
     return model.merge_and_unload()
 
 

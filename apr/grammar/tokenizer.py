@@ -1,4 +1,4 @@
-"""The language as a `PreTrainedTokenizerFast`, saved beside every checkpoint."""
+"""The language as a tokenizer of `transformers`, saved beside every checkpoint."""
 
 from pathlib import Path
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from apr.core.errors import CheckpointError
@@ -182,7 +182,8 @@ STYLES = {
     "gpt2": pre_tokenizers.ByteLevel(add_prefix_space=False),
     "qwen": split(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
     "llama3": split(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"),
-    "sentencepiece": pre_tokenizers.Metaspace(),
+    "llama2": pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Digits(True)]),
+    "mistral": pre_tokenizers.Metaspace(),
 }
 """How families of models cut text before BPE: " 37" is one token, or two, or three."""
 
@@ -190,10 +191,13 @@ STYLES = {
 def pretrained(style) -> Language:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = STYLES[style]
-    alphabet = [*pre_tokenizers.ByteLevel.alphabet(), *("▁" if style == "sentencepiece" else "")]
+    alphabet = [*pre_tokenizers.ByteLevel.alphabet(), "▁"]
     tokenizer.train_from_iterator([READ], trainers.BpeTrainer(
         vocab_size=700, special_tokens=["<unk>", "<s>"], initial_alphabet=alphabet, show_progress=False,
     ))  # fmt: skip
+    if style == "llama2":  # SentencePiece's BPE as its tokenizer.json has it: no words, blanks are letters
+        tokenizer.pre_tokenizer = None
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<s>")
     tokenizer.add_tokens([new_token(word) for word in missing_words(tokenizer, 4, 10)], special_tokens=True)
     return Language(PretrainedVocabulary(tokenizer, 4, 10, rows=len(tokenizer) + 5))
@@ -209,12 +213,13 @@ def test_tokenizers_write_what_they_can_in_their_own_tokens():
         tokens[style] = vocabulary.tokenizer.convert_ids_to_tokens(vocabulary.encode("spawn #1 137 + 12"))
         assert tokens[style][:2] == ["<|apr:spawn|>", "<|apr:#1|>"]
         # CONTROL without <pad>, <unk> and comma, depths, counts; and , - * / ! > where each is two tokens
-        new = 15 + 4 + 10 + (6 if style == "sentencepiece" else 0)
+        new = 15 + 4 + 10 + (6 if style in ("llama2", "mistral") else 0)
         assert vocabulary.new_ids == list(range(vocabulary.size - 5 - new, vocabulary.size - 5))
     assert tokens["gpt2"][2:] == ["Ġ137", "Ġ+", "Ġ12"]
     assert tokens["qwen"][2:] == ["Ġ", "1", "3", "7", "Ġ+", "Ġ", "1", "2"]
     assert tokens["llama3"][2:] == ["Ġ", "137", "Ġ+", "Ġ", "12"]
-    assert tokens["sentencepiece"][2:] == ["▁137", "▁+", "▁12"]
+    assert tokens["llama2"][2:] == ["▁", "1", "3", "7", "▁+", "▁", "1", "2"]
+    assert tokens["mistral"][2:] == ["▁137", "▁+", "▁12"]
 
 
 @given(threads, st.sampled_from(list(STYLES)))
