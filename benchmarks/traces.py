@@ -21,6 +21,7 @@ from apr.cli.plan import load_scale
 from apr.core.params import Params
 from apr.countdown import Problem, read_problems
 from apr.countdown.generate import make_problems
+from apr.grammar.tokenizer import make_tokenizer
 from apr.solvers.traces import make_traces
 from benchmarks.apart import apart
 
@@ -41,11 +42,14 @@ def plain_solver(numbers: list[Fraction], target: int) -> bool:
 
 def measure(verb: str, params: Params, workers: int, root: Path) -> tuple[float, float, float]:
     """Seconds, and peak MiB of the process and of its largest worker."""
+    if verb == "problems":
+        make_tokenizer(params, root / "tokenizer")
     started = time.perf_counter()
     if verb == "problems":
         make_problems(params, root / "problems")
     else:
-        make_traces(params, verb, root / "problems/train.parquet", root / f"{verb}.parquet", workers)
+        problems, out = root / "problems/train.parquet", root / f"{verb}.parquet"
+        make_traces(params, verb, problems, root / "tokenizer", out, workers)
     seconds = time.perf_counter() - started
     own, largest = (resource.getrusage(who).ru_maxrss / 1024
                     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip

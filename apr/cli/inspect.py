@@ -51,11 +51,14 @@ def why(args: argparse.Namespace) -> None:
         "made by": dict(flat(seal.get("made_by", {}))),
         "parameters": dict(flat(seal["recipe"]["params"])),
         "code": seal["recipe"]["code"],
+        "sft.base": seal["recipe"].get("base", {}),
         "made from": {other: plan.jobs[other].seal if other in plan.jobs else "no longer in the parameters"
                       for other in seal["recipe"]["upstream"]},
         "files": seal["outputs"],
     }  # fmt: skip
     for title, values in sections.items():
+        if not values:
+            continue
         print(f"{title}:")
         for key, value in values.items():
             print(f"  {key}: {value}")

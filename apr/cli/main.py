@@ -31,7 +31,7 @@ def problems(params: Params, args: Args) -> None:
 
 
 def tokenizer(params: Params, args: Args) -> None:
-    """Build the tokenizer of the thread language from the grammar."""
+    """Build the tokenizer of the thread language from the grammar, and from the model of `sft.base`."""
     from apr.grammar.tokenizer import make_tokenizer
 
     make_tokenizer(params, out=args.out)
@@ -41,7 +41,8 @@ def traces(params: Params, args: Args) -> None:
     """Write a solver's demonstrations of the training problems as Parquet, one row per thread."""
     from apr.solvers.traces import make_traces
 
-    make_traces(params, method=args.method, problems=args.problems, out=args.out, workers=args.workers)
+    make_traces(params, method=args.method, problems=args.problems, tokenizer=args.tokenizer, out=args.out,
+                workers=args.workers)
 
 
 def sft(params: Params, args: Args) -> None:
@@ -86,7 +87,8 @@ def teacher(params: Params, args: Args) -> None:
     """Run a method's own solver on the test problems, as a bound for the model that learns from it."""
     from apr.eval.teacher import evaluate_teacher
 
-    evaluate_teacher(params, method=args.method, problems=args.problems, out=args.out)
+    evaluate_teacher(params, method=args.method, problems=args.problems, tokenizer=args.tokenizer,
+                     out=args.out)
 
 
 def claims(params: Params, args: Args) -> None:
@@ -119,12 +121,12 @@ NAMES = {
 JOBS: list[tuple[Callable[[Params, Args], None], str]] = [
     (problems, "out"),
     (tokenizer, "out"),
-    (traces, "method problems out"),
+    (traces, "method problems tokenizer out"),
     (sft, "method traces tokenizer out"),
     (rl, "policy problems checkpoint out"),
     (evaluate, "model stage problems checkpoint out"),
     (latency, "model stage problems checkpoint out"),
-    (teacher, "method problems out"),
+    (teacher, "method problems tokenizer out"),
     (figures, "evaluations latencies models out metrics"),
     (claims, "evaluations latencies teachers out"),
     (checks, "root out"),

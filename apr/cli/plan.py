@@ -17,6 +17,8 @@ from apr.eval.points import jobs as evaluation_jobs
 from apr.eval.points import teachers
 
 DEFAULT_SCALE = "default"
+PRETRAINED = "pretrained"
+"""Where the models are that `sft.base` may name; `dvc.yaml`, which cannot depend on one or none, has it."""
 
 
 class Node(NamedTuple):
@@ -37,7 +39,7 @@ def nodes(params: Params) -> dict[str, Node]:
     for method in params.traces.methods:
         only = {"traces.methods": {method}, "sft.tokens": {method}}
         traces, model = f"traces/{method}", f"data/models/sft/{method}"
-        found[traces] = Node("traces", (f"data/traces/{method}.parquet",), ("problems",), only)
+        found[traces] = Node("traces", (f"data/traces/{method}.parquet",), ("problems", "tokenizer"), only)
         found[f"sft/{method}"] = Node("sft", (model,), (traces, "tokenizer"), only)
     for policy, settings in params.rl.policies.items():
         read = ("problems", f"sft/{settings.method}")
@@ -53,7 +55,8 @@ def nodes(params: Params) -> dict[str, Node]:
     found["figures"] = Node("figures", ("results/figures", "results/metrics.json"), read)
     for method in teachers(params):
         only = _keys_of_model(params, "sft", method)
-        found[f"teacher/{method}"] = Node("teacher", (f"data/teacher/{method}.parquet",), ("problems",), only)
+        read = ("problems", "tokenizer")
+        found[f"teacher/{method}"] = Node("teacher", (f"data/teacher/{method}.parquet",), read, only)
     read = tuple(name for name, node in found.items() if node.stage in ("evaluate", "latency", "teacher"))
     found["claims"] = Node("claims", ("results/claims.md", "results/claims.csv"), read)
     read = tuple(name for name, node in found.items() if node.stage not in ("tokenizer", "traces"))
@@ -91,16 +94,18 @@ def _narrow(value: Any, path: str, keys: dict[str, set[str]]) -> Any:
 
 
 class Stage(NamedTuple):
-    """What `dvc.yaml` declares: dotted keys of `params.yaml`, and paths of code."""
+    """What `dvc.yaml` declares: dotted keys of `params.yaml`, paths of code, whether `sft.base` is read."""
 
     params: list[str]
     code: list[str]
+    base: bool
 
 
 def declared_stages(repository: Path) -> dict[str, Stage]:
     stages = read_yaml(repository / "dvc.yaml")["stages"]
     return {
-        name: Stage(stage["params"], [path for path in stage["deps"] if path.startswith("apr/")])
+        name: Stage(stage["params"], [path for path in stage["deps"] if path.startswith("apr/")],
+                    PRETRAINED in stage["deps"])
         for name, stage in stages.items()
     }
 
@@ -118,15 +123,21 @@ class Plan:
         self.stale: dict[str, str] = {}
         stages, code = declared_stages(repository), {}
         values = self.params.model_dump(mode="json")
+        base = hash_base(self.params, repository)
         for name, node in self.nodes.items():
             stage = stages[node.stage]
             for path in stage.code:
                 code[path] = code.get(path) or digest(hash_tree(repository / path, repository))
-            self.jobs[name] = job = self._job(name, node, {
+            recipe = {
                 "params": select(values, stage.params, node.keys),
                 "code": {path: code[path] for path in stage.code},
                 "upstream": {other: digest(self.jobs[other].recipe) for other in node.upstream},
-            })
+            }
+            if base and stage.base:
+                weightless = node.stage == "tokenizer"
+                recipe["base"] = {file: value for file, value in base.items()
+                                  if not (weightless and file.endswith(".safetensors"))}
+            self.jobs[name] = job = self._job(name, node, recipe)
             if reason := why_stale(job):
                 self.stale[name] = reason
             elif stale := [other for other in node.upstream if other in self.stale]:
@@ -170,6 +181,17 @@ class Plan:
                 remove(seal.parent if seal.name == DIRECTORY_SEAL else seal.with_suffix(""))
                 remove(seal)
                 yield str(seal)
+
+
+def hash_base(params: Params, repository: Path) -> dict[str, str]:
+    """Hashes of the files of `sft.base`, if there is one. Raises `ParamsError` if it is no model."""
+    base = params.sft.base
+    if base is None:
+        return {}
+    if Path(base).parts[0] != PRETRAINED or not (repository / base / "config.json").is_file():
+        raise ParamsError(f"sft.base: {base!r} is not allowed; allowed: null, or a model's directory in "
+                          f"{PRETRAINED}/")
+    return hash_tree(repository / base, repository / base)
 
 
 def seal_of(output: str) -> str:

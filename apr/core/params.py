@@ -124,10 +124,11 @@ class Lora(Section):
 class Sft(Section):
     """Supervised training (paper: AdamW, lr 5e-5, batch 256, 19k steps)."""
 
-    base: str | None = None
-    """Checkpoint directory to start from; null trains from scratch."""
+    base: Annotated[str, Field(min_length=1)] | None = None
+    """Directory in `pretrained/` of the causal LM to start from: a checkpoint of this project, or any of
+    `transformers` with its own tokenizer, which gets the words that it lacks. Null trains from scratch."""
     lora: Lora | None = None
-    """Train low-rank adapters instead of all weights."""
+    """Train low-rank adapters, and the rows of new words, instead of all weights."""
     tokens: Entries[Positive]
     """Training tokens of each method (packed, prompt included)."""
     optimizer: Literal["muon", "adamw"] = "muon"

@@ -76,12 +76,12 @@ def check_checkpoint(directory: Path) -> None:
 def check_tokenizer_fits(directory: Path, vocabulary_size: int | None) -> None:
     """Raises `CheckpointError` unless the tokenizer in `directory` has ids below `vocabulary_size` only.
 
-    Checkpoints may pad their embeddings, so more rows than tokens are fine where the tokenizer is not
-    this project's; its own must match exactly.
+    Checkpoints may pad their embeddings, so more rows than tokens are fine where the thread language does
+    not say how many there are; this project's own tokenizer has as many.
     """
-    size = tokenizer_size(directory)
-    own = (directory / "thread_language.json").is_file()
-    if vocabulary_size is None or size > vocabulary_size or (own and size != vocabulary_size):
+    size, language = tokenizer_size(directory), directory / "thread_language.json"
+    rows = read_json(language).get("rows", size) if language.is_file() else vocabulary_size
+    if vocabulary_size is None or size > vocabulary_size or rows != vocabulary_size:
         raise CheckpointError(
             f"{directory}: the tokenizer has {size} tokens, the checkpoint's vocabulary {vocabulary_size}"
         )
@@ -99,6 +99,18 @@ def tokenizer_size(directory: Path) -> int:
     vocab = content["model"]["vocab"]
     ids = list(vocab.values()) if isinstance(vocab, dict) else range(len(vocab))
     return 1 + max([*ids, *(token["id"] for token in content.get("added_tokens") or [])])
+
+
+def merge_adapters(model: torch.nn.Module, directory: Path) -> PreTrainedModel:
+    """The model with its adapters, if it has any, in its weights; they are also written to `directory`, for
+    `PeftModel.from_pretrained` on the model that they were trained on."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    for config in model.peft_config.values():
+        config.target_modules = sorted(config.target_modules)  # a set: its order would change from run to run
+    model.save_pretrained(directory, save_embedding_layers=False)  # rows of new words are in any case
+    (directory / "README.md").unlink()  # a model card with nothing filled in
+    return model.merge_and_unload()
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: Path, directory: Path) -> None:

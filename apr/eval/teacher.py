@@ -10,8 +10,9 @@ from apr.core.seeds import derive_rng
 from apr.countdown import Problem
 from apr.eval.judge import EVAL_SCHEMA, ledger, verdict
 from apr.eval.points import Point, condition_kind, first_problems, point_columns, points
-from apr.grammar import Condition, Language, build_language
+from apr.grammar import Condition, Language
 from apr.grammar import events as ev
+from apr.grammar.tokenizer import load_language
 from apr.solvers.expand import HEURISTICS, expand
 from apr.solvers.search import ROOT_THREAD, Trace, TraceThread, solve_trace
 from apr.solvers.traces import draw_trace, encode_thread
@@ -24,15 +25,15 @@ ATTEMPTS = 200
 """Traces drawn at most for one with the children that were asked for."""
 
 
-def evaluate_teacher(params: Params, method: str, problems: Path, out: Path) -> None:
+def evaluate_teacher(params: Params, method: str, problems: Path, tokenizer: Path, out: Path) -> None:
     """Runs the solver of `method` on the first `params.eval.problems` of `problems`; Parquet as `evaluate`.
 
     Rows have stage "solver" and temperature 0: `SAMPLES` traces per problem without a condition, and, where
     conditions count children, `CONDITIONED_SAMPLES` for each that a sweep names at stage sft. A token budget
     has no rows: that teacher is the unconditioned one, cut where `longest` is beyond the budget.
-    Raises `ParamsError` or `DataError`.
+    Raises `ParamsError`, `DataError` or `CheckpointError`.
     """
-    language = build_language(params.grammar, params.problems)
+    language = load_language(tokenizer)
     kind, at = condition_kind(params, method, "sft"), teacher_points(params, method)
     chosen = first_problems(problems, params.eval.problems)
     rows = [point_columns(method, STAGE, problem, point, kind)

@@ -18,13 +18,13 @@ from apr.countdown.operation import Operation
 from apr.grammar import events as ev
 from apr.grammar.parse import Parser, parse_answer
 from apr.grammar.thread_syntax import ThreadSyntax
-from apr.grammar.vocabulary import Vocabulary
+from apr.grammar.vocabulary import BaseVocabulary, Vocabulary
 
 
 class Language:
     """One vocabulary, and everything that is written in it."""
 
-    def __init__(self, vocabulary: Vocabulary):
+    def __init__(self, vocabulary: BaseVocabulary):
         self.vocabulary = vocabulary
         self.syntax = ThreadSyntax(vocabulary)
         self._ids = vocabulary.ids

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from apr.countdown.operation import Operation
 from apr.grammar import events as ev
-from apr.grammar.vocabulary import COMPARISONS, OPERATORS, Vocabulary
+from apr.grammar.vocabulary import COMPARISONS, OPERATORS, BaseVocabulary
 
 
 class _Fault(Exception):
@@ -18,7 +18,7 @@ class _Fault(Exception):
 class Parser:
     """Reads one thread from its first token."""
 
-    def __init__(self, vocabulary: Vocabulary, ids: Sequence[int], position: int = 0):
+    def __init__(self, vocabulary: BaseVocabulary, ids: Sequence[int], position: int = 0):
         self.vocabulary = vocabulary
         self.ids = ids
         self.position = position
@@ -171,7 +171,7 @@ class Parser:
     def _word(self) -> str:
         if self.position >= len(self.ids):
             return "nothing"
-        return self.vocabulary.decode([self.ids[self.position]])
+        return self.vocabulary.word(self.ids[self.position])
 
     def _take(self, allowed: Sequence[str]) -> str:
         word = self._word()
@@ -189,7 +189,7 @@ class Parser:
         raise _Fault(self.position, reason)
 
 
-def parse_answer(vocabulary: Vocabulary, ids: Sequence[int]) -> list[Operation] | None | ev.Malformed:
+def parse_answer(vocabulary: BaseVocabulary, ids: Sequence[int]) -> list[Operation] | None | ev.Malformed:
     """The answer that ends a root thread; only its last `answer` counts."""
     token = vocabulary.ids["answer"]
     for position in range(len(ids) - 1, -1, -1):

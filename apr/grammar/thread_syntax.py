@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from apr.grammar.events import Malformed
-from apr.grammar.vocabulary import Vocabulary
+from apr.grammar.vocabulary import BaseVocabulary
 
 FRAMING = ("<pad>", "<unk>", "<root>", "<child>", "go", "spawn", "run", "joined", "resume", "join",
            "answer", "end")  # fmt: skip
-"""Words that cannot stand inside a message or a returned text."""
+"""Words that cannot stand inside a message or a returned text; ``<unk>`` is any token that is no word."""
 
 
 class ThreadSyntax:
@@ -15,14 +15,13 @@ class ThreadSyntax:
     included; a child is prompted ``<child> M go`` and ends with ``join R end``; its parent goes on from
     ``joined R joined R ... resume``."""
 
-    def __init__(self, vocabulary: Vocabulary):
+    def __init__(self, vocabulary: BaseVocabulary):
         ids = vocabulary.ids
         self._child, self._go, self._end = ids["<child>"], ids["go"], ids["end"]
         self._spawn, self.run = ids["spawn"], ids["run"]
         self._count_of = vocabulary.count_of
         self._join, self._joined, self._resume = ids["join"], ids["joined"], ids["resume"]
-        self._framing = frozenset(ids[word] for word in FRAMING)
-        self._words = vocabulary.words
+        self._word = vocabulary.word
         self.stop_ids = frozenset((self.run, self._end))
         self.nothing = [ids["none"]]
         """What a child that failed returns."""
@@ -41,7 +40,7 @@ class ThreadSyntax:
                     return Malformed(position, f"{self._word(token)!r} after '#{left}'")
                 left = self._count_of[token]
                 messages.append([])
-            elif token in self._framing:
+            elif self._word(token) in FRAMING:
                 return Malformed(position, f"{self._word(token)!r} inside a spawn")
             elif not messages:
                 return Malformed(position, "spawn without a message")
@@ -65,16 +64,13 @@ class ThreadSyntax:
             return Malformed(len(ids) - 1, "child ends without join")
         returned = list(ids[start + 1 : -1])
         for offset, token in enumerate(returned):
-            if token in self._framing:
+            if self._word(token) in FRAMING:
                 return Malformed(start + 1 + offset, f"{self._word(token)!r} inside a join")
         return returned or Malformed(len(ids) - 1, "empty join")
 
     def joined(self, returns: Sequence[Sequence[int]]) -> list[int]:
         """The tokens that are appended to the parent: each child's return in spawn order."""
         return [*(token for returned in returns for token in (self._joined, *returned)), self._resume]
-
-    def _word(self, token: int) -> str:
-        return self._words[token]
 
 
 def _last(ids: Sequence[int], token: int) -> int | None:

@@ -1,19 +1,19 @@
-"""The language as a `PreTrainedTokenizerFast`, saved beside every checkpoint."""
+"""The language as a tokenizer of `transformers`, saved beside every checkpoint."""
 
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from apr.core.errors import CheckpointError
 from apr.core.files import atomic_path, read_json, write_json
 from apr.core.params import Params
 from apr.grammar.language import Language, build_language
+from apr.grammar.pretrained import PretrainedVocabulary, missing_words, new_token
 from apr.grammar.vocabulary import CONTROL, Vocabulary
 
 LANGUAGE_FILE = "thread_language.json"
-SETTINGS = ("number_tokens", "depths", "messages")
-"""What a vocabulary is built from."""
+"""What the vocabulary is built from (`settings`); the words of a pretrained model's have `rows`."""
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
@@ -34,12 +34,30 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     )
 
 
+def extend_tokenizer(base: Path, depths: int, messages: int) -> Language:
+    """The language over the tokenizer of the pretrained model in `base`, to which it adds the words it lacks.
+
+    If `base` has a language already, that is it. Raises `CheckpointError`.
+    """
+    if (base / LANGUAGE_FILE).is_file():
+        return load_language(base)
+    tokenizer = _read_tokenizer(base)
+    tokenizer.add_tokens(
+        [new_token(word) for word in missing_words(tokenizer, depths, messages)], special_tokens=True
+    )
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or new_token("end")
+    config = read_json(base / "config.json")
+    rows = config.get("text_config", config).get("vocab_size", 0)  # may be padded beyond the tokens
+    rows = max(rows, 1 + max(tokenizer.get_vocab().values()))
+    return Language(PretrainedVocabulary(tokenizer, depths, messages, rows))
+
+
 def save_tokenizer(language: Language, directory: Path) -> None:
     """Writes the tokenizer's files and the settings it was built from into an existing directory."""
-    build_tokenizer(language.vocabulary).save_pretrained(directory)
     vocabulary = language.vocabulary
-    settings = {name: getattr(vocabulary, name) for name in SETTINGS}
-    write_json(Path(directory) / LANGUAGE_FILE, settings)
+    own = isinstance(vocabulary, Vocabulary)
+    (build_tokenizer(vocabulary) if own else vocabulary.tokenizer).save_pretrained(directory)
+    write_json(Path(directory) / LANGUAGE_FILE, vocabulary.settings)
 
 
 def load_language(directory: str | Path) -> Language:
@@ -53,8 +71,11 @@ def load_language(directory: str | Path) -> Language:
             raise CheckpointError(f"{directory}: no tokenizer here ({name} is missing)")
     settings = read_json(directory / LANGUAGE_FILE)
     try:
-        language = Language(Vocabulary(**{name: int(settings[name]) for name in SETTINGS}))
-    except (TypeError, KeyError, ValueError) as error:
+        settings = {name: int(value) for name, value in settings.items()}
+        if "rows" in settings:
+            return Language(PretrainedVocabulary(_read_tokenizer(directory), **settings))
+        language = Language(Vocabulary(**settings))
+    except (TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{directory / LANGUAGE_FILE}: not a thread language ({error!r})") from None
     vocab = read_json(directory / "tokenizer.json").get("model", {}).get("vocab")
     if vocab != language.vocabulary.ids:
@@ -62,8 +83,27 @@ def load_language(directory: str | Path) -> Language:
     return language
 
 
+def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{directory}: tokenizer not readable ({reason})") from None
+
+
 def make_tokenizer(params: Params, out: Path) -> None:
-    """Writes the tokenizer directory of these parameters."""
+    """Writes the tokenizer directory of these parameters: of `sft.base`, if there is one.
+
+    Raises `CheckpointError` if it is no model, or has a thread language of other settings.
+    """
+    language = build_language(params.grammar, params.problems)
+    if params.sft.base is not None:
+        wanted = language.vocabulary.settings
+        language = extend_tokenizer(Path(params.sft.base), wanted["depths"], wanted["messages"])
+        for name, value in language.vocabulary.settings.items():
+            if value != wanted.get(name, value):
+                raise CheckpointError(f"{params.sft.base}: its thread language has {name} {value}; allowed: "
+                                      f"{wanted[name]}, as grammar and problems say")
     with atomic_path(out) as partial:
         partial.mkdir()
-        save_tokenizer(build_language(params.grammar, params.problems), partial)
+        save_tokenizer(language, partial)

@@ -1,6 +1,6 @@
 """Words and their token ids: control words, depth markers, operators, and numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 CONTROL = (
     "<pad>", "<unk>", "<root>", "<child>", "go", "tokens", "children",
@@ -13,44 +13,55 @@ COMPARISONS = ("<", "!", ">")
 """A leaf's result against the target: below, equal, above."""
 
 
-class Vocabulary:
-    """Words <-> ids. Numbers up to `number_tokens` are one token each; a larger one is its longest
-    prefix that is a token, then a token for each further digit: ``256`` is ``25 ##6``.
+def words_of(depths: int, messages: int) -> list[str]:
+    """Every word but the numbers."""
+    return [
+        *CONTROL,
+        *OPERATORS,
+        "=",
+        *COMPARISONS,
+        *(f":{depth}" for depth in range(depths)),
+        *(f"#{count}" for count in range(1, messages + 1)),
+    ]
+
+
+class BaseVocabulary:
+    """Words <-> token ids, whichever tokenizer the ids are of.
+
+    A word is one token (`ids`). A number is one of `heads` and then any of `tails`, tokens that stand for
+    digits; a head may stand for none, if it only says that a number begins. `size` is the number of rows of a
+    model's embeddings; ids that are no word and no part of a number read ``<unk>``.
 
     `depths` is the number of depth markers ``:0 :1 ...``, one for each count of operations done;
     `messages` that of the words ``#1 #2 ...``, which open a spawn's messages and count down to the last.
     """
 
-    def __init__(self, number_tokens: int, depths: int, messages: int):
-        self.number_tokens = number_tokens
-        self.depths = depths
-        self.messages = messages
-        self.words: list[str] = [
-            *CONTROL,
-            *OPERATORS,
-            "=",
-            *COMPARISONS,
-            *(f":{depth}" for depth in range(depths)),
-            *(f"#{count}" for count in range(1, messages + 1)),
-            *(f"##{digit}" for digit in range(10)),
-            *(str(number) for number in range(max(number_tokens, 9) + 1)),
-        ]
-        self.ids: dict[str, int] = {word: index for index, word in enumerate(self.words)}
-        self.size = len(self.words)
-        self.pad = self.ids["<pad>"]
-        self.depth_ids = [self.ids[f":{depth}"] for depth in range(depths)]
-        self.count_of = {self.ids[f"#{count}"]: count for count in range(1, messages + 1)}
+    def __init__(
+        self, depths: int, messages: int, ids: Mapping[str, int], heads: Mapping[int, str],
+        tails: Mapping[int, str], size: int,
+    ):  # fmt: skip
+        self.depths, self.messages, self.ids, self.size = depths, messages, ids, size
+        self.depth_ids = [ids[f":{depth}"] for depth in range(depths)]
+        self.count_of = {ids[f"#{count}"]: count for count in range(1, messages + 1)}
+        self._heads, self._tails = heads, tails
+        self._words = {token: word for word, token in ids.items()} | heads
+        self._words |= {token: f"##{digits}" for token, digits in tails.items()}
         self._numbers: dict[int, list[int]] = {}
-        self.digit_of = {self.ids[f"##{digit}"]: digit for digit in range(10)}
-        self.number_of = {self.ids[str(n)]: n for n in range(max(number_tokens, 9) + 1)}
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """What the vocabulary is built from, beside a tokenizer."""
+        raise NotImplementedError
+
+    def spell(self, value: int) -> list[int]:
+        """`number`, worked out."""
+        raise NotImplementedError
 
     def number(self, value: int) -> list[int]:
         """The token ids of a natural number."""
         ids = self._numbers.get(value)
         if ids is None:
-            text = str(value)
-            cut = next(size for size in range(len(text), 0, -1) if text[:size] in self.ids)
-            ids = [self.ids[text[:cut]], *(self.ids[f"##{digit}"] for digit in text[cut:])]
+            ids = self.spell(value)
             if len(self._numbers) < 100_000:
                 self._numbers[value] = ids
         return ids
@@ -67,20 +78,49 @@ class Vocabulary:
                 raise ValueError(f"not a word of the thread language: {word!r}")
         return ids
 
+    def word(self, token: int) -> str:
+        return self._words.get(token, "<unk>")
+
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids, a blank between words. Ids outside the vocabulary read ``<unk>``."""
-        words = (self.words[i] if 0 <= i < self.size else "<unk>" for i in ids)
-        return " ".join(words).replace(" ##", "")
+        """The text of token ids, a blank between words."""
+        return " ".join(map(self.word, ids)).replace(" ##", "")
 
     def read_number(self, ids: Sequence[int], position: int) -> tuple[int, int] | None:
         """The number that starts at `position` and the position after it; None if none starts there, or if
         it goes on for more than `DIGITS` tokens."""
-        if position >= len(ids) or ids[position] not in self.number_of:
+        if position >= len(ids) or (digits := self._heads.get(ids[position])) is None:
             return None
         first = position
-        value = self.number_of[ids[position]]
         position += 1
-        while position < len(ids) and ids[position] in self.digit_of:
-            value = value * 10 + self.digit_of[ids[position]]
+        while position < len(ids) and (more := self._tails.get(ids[position])) is not None:
+            digits += more
             position += 1
-        return (value, position) if position - first <= DIGITS else None
+        return (int(digits), position) if digits and position - first <= DIGITS else None
+
+
+class Vocabulary(BaseVocabulary):
+    """The words of this project's own tokenizer, in their order. Numbers up to `number_tokens` are one token
+    each; a larger one is its longest prefix that is a token, then a token for each further digit: ``256`` is
+    ``25 ##6``."""
+
+    def __init__(self, number_tokens: int, depths: int, messages: int):
+        self.number_tokens = number_tokens
+        tails = {f"##{digit}": str(digit) for digit in range(10)}
+        heads = [str(number) for number in range(max(number_tokens, 9) + 1)]
+        self.words = [*words_of(depths, messages), *tails, *heads]
+        ids = {word: index for index, word in enumerate(self.words)}
+        super().__init__(
+            depths, messages, ids, heads={ids[word]: word for word in heads},
+            tails={ids[word]: digit for word, digit in tails.items()}, size=len(ids),
+        )  # fmt: skip
+        self.pad = ids["<pad>"]
+
+    @property
+    def settings(self) -> dict[str, int]:
+        names = ("number_tokens", "depths", "messages")
+        return {name: getattr(self, name) for name in names}
+
+    def spell(self, value: int) -> list[int]:
+        text = str(value)
+        cut = next(size for size in range(len(text), 0, -1) if text[:size] in self.ids)
+        return [self.ids[text[:cut]], *(self.ids[f"##{digit}"] for digit in text[cut:])]

@@ -48,7 +48,7 @@ from apr.core.params import Params
 from apr.core.process import share
 from apr.core.progress import Meter
 from apr.countdown.problem import read_problems
-from apr.engine.checkpoint import load_model, resolve_device, save_checkpoint
+from apr.engine.checkpoint import load_model, merge_adapters, resolve_device, save_checkpoint
 from apr.grammar.tokenizer import load_language
 from apr.rl.log import StepLog, read_log, summary
 from apr.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
@@ -95,10 +95,8 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
         trainer.train(resume_from_checkpoint=resume_from)
     if rank > 0:
         return
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if params.rl.lora is not None:
-        model = model.merge_and_unload()
     with atomic_path(out) as partial:
+        model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model), partial / "adapter")
         save_checkpoint(model, checkpoint, partial)
         shutil.copyfile(work / "log.jsonl", partial / "log.jsonl")
         metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts)

@@ -32,9 +32,8 @@ class Muon(Optimizer):
     """`learning_rate` moves the matrices, `other_learning_rate` embeddings, norms and biases (AdamW)."""
 
     def __init__(self, model: nn.Module, learning_rate: float, other_learning_rate: float, decay: float):
-        embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        head = model.get_output_embeddings()
-        embeddings |= {id(p) for p in head.parameters()} if head is not None else set()
+        layers = (model.get_input_embeddings(), model.get_output_embeddings())
+        embeddings = {id(p) for layer in layers if layer is not None for p in layer.parameters()}
         trained = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in trained if p.ndim == 2 and id(p) not in embeddings]
         chosen = {id(p) for p in matrices}

@@ -21,8 +21,9 @@ from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json, write_text
 from apr.core.params import Params
 from apr.core.process import share
+from apr.core.recipe import hash_tree
 from apr.core.seeds import derive_seed
-from apr.engine.checkpoint import resolve_device, save_checkpoint
+from apr.engine.checkpoint import merge_adapters, resolve_device, save_checkpoint
 from apr.grammar.tokenizer import load_language
 from apr.sft.base import starting_model
 from apr.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
@@ -103,22 +104,19 @@ def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
 def _fingerprint(params: Params, method: str, threads: Threads, rows: list[list[int]]) -> str:
     """Changes with everything that the weights depend on."""
     settings = {**vars(params.sft), "tokens": method, "model": params.model, "seed": params.seed}
-    base = sorted(Path(params.sft.base).glob("*.safetensors")) if params.sft.base else []
-    stamps = [path.stat().st_mtime_ns for path in base]
-    digest = hashlib.blake2b(repr([sorted(settings.items()), stamps, rows]).encode(), digest_size=16)
+    base = hash_tree(Path(params.sft.base), Path(params.sft.base)) if params.sft.base else {}
+    digest = hashlib.blake2b(repr([sorted(settings.items()), base, rows]).encode(), digest_size=16)
     for array in threads:
         digest.update(array.tobytes())
     return digest.hexdigest()
 
 
 def _write(trainer: PackedSFTTrainer, tokenizer: Path, out: Path, metrics: dict[str, float]) -> None:
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics |= {"steps": trainer.state.global_step, "tokens": log[-1]["tokens"], "loss": log[-1]["loss"]}
-    metrics |= {"parameters": model.num_parameters()}
     with atomic_path(out) as partial:
+        model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model), partial / "adapter")
+        metrics |= {"parameters": model.num_parameters()}
         save_checkpoint(model, tokenizer, partial)
         write_text(partial / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
         write_json(partial / "metrics.json", metrics)

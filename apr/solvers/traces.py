@@ -1,7 +1,7 @@
 """Demonstrations of one method for the training problems: a Parquet row per thread."""
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,8 +18,9 @@ from apr.core.process import end_with, identity
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
 from apr.countdown import Problem, read_problems
-from apr.grammar import Condition, Language, build_language
+from apr.grammar import Condition, Language
 from apr.grammar import events as ev
+from apr.grammar.tokenizer import load_language
 from apr.solvers.search import ROOT_THREAD, Trace, TraceThread, solve_trace
 
 TRACE_SCHEMA = pa.schema({
@@ -101,10 +102,9 @@ def _condition(
     return Condition("children", trace.children) if trace.children <= grammar.max_children else None
 
 
-def trace_rows(problem: Problem, name: str, params: Params) -> list[dict[str, Any]]:
+def trace_rows(problem: Problem, name: str, params: Params, language: Language) -> list[dict[str, Any]]:
     """The rows of one problem; none if a thread of its trace does not fit the window."""
     method = params.traces.methods[name]
-    language = _language(params)
     trace = draw_trace(problem, name, method, params)
     if trace is None:
         return []
@@ -131,28 +131,21 @@ def trace_rows(problem: Problem, name: str, params: Params) -> list[dict[str, An
     return rows
 
 
-_LANGUAGES: dict[tuple[int, int, int], Language] = {}
+_language = cache(load_language)  # once per process
 
 
-def _language(params: Params) -> Language:
-    """One language per process."""
-    key = (params.grammar.number_tokens, params.problems.numbers, params.grammar.max_children)
-    if key not in _LANGUAGES:
-        _LANGUAGES[key] = build_language(params.grammar, params.problems)
-    return _LANGUAGES[key]
-
-
-def _chunk_table(problems: list[Problem], name: str, params: Params) -> pa.Table:
-    rows = [row for problem in problems for row in trace_rows(problem, name, params)]
+def _chunk_table(problems: list[Problem], name: str, params: Params, tokenizer: Path) -> pa.Table:
+    language = _language(tokenizer)
+    rows = [row for problem in problems for row in trace_rows(problem, name, params, language)]
     return pa.Table.from_pylist(rows, schema=TRACE_SCHEMA)
 
 
 def trace_tables(
-    problems: list[Problem], name: str, params: Params, workers: int
+    problems: list[Problem], name: str, params: Params, tokenizer: Path, workers: int
 ) -> Iterator[pa.Table]:
     """One table per chunk of problems, in their order, made by `workers` processes."""
     chunks = [problems[start : start + CHUNK] for start in range(0, len(problems), CHUNK)]
-    make = partial(_chunk_table, name=name, params=params)
+    make = partial(_chunk_table, name=name, params=params, tokenizer=tokenizer)
     if workers == 1:
         yield from map(make, chunks)
         return
@@ -160,16 +153,19 @@ def trace_tables(
         yield from pool.imap(make, chunks)
 
 
-def make_traces(params: Params, method: str, problems: Path, out: Path, workers: int = 1) -> None:
-    """Writes the traces of `method` for the first `params.traces.problems` training problems.
+def make_traces(
+    params: Params, method: str, problems: Path, tokenizer: Path, out: Path, workers: int = 1
+) -> None:
+    """Writes the traces of `method` for the first `params.traces.problems` training problems, in the language
+    of the directory `tokenizer`.
 
-    Raises `DataError` if the window keeps no trace at all.
+    Raises `CheckpointError` if that has none, and `DataError` if the window keeps no trace at all.
     """
     chosen = read_problems(problems)[: params.traces.problems]
     kept = 0
     with atomic_path(out) as partial_path:
         with pq.ParquetWriter(partial_path, TRACE_SCHEMA, compression="zstd") as writer:
-            tables = trace_tables(chosen, method, params, workers)
+            tables = trace_tables(chosen, method, params, tokenizer, workers)
             for table in track(tables, f"traces {method}", ceil(len(chosen) / CHUNK), unit="chunk"):
                 kept += table.num_rows
                 writer.write_table(table, row_group_size=max(1, table.num_rows))

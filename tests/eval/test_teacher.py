@@ -67,7 +67,7 @@ def test_teachers_are_what_rl_starts_from_and_a_sweep_names(params):
 
 @pytest.mark.parametrize("method", ["sos_plus", "apr"])
 def test_verdicts_are_those_of_the_verifier(params, language, world, tmp_path, method):
-    evaluate_teacher(params, method, world[0], tmp_path / "a.parquet")
+    evaluate_teacher(params, method, *world, tmp_path / "a.parquet")
     problems = {problem.id: problem for problem in read_problems(world[0])}
     rows = read_rows(tmp_path / "a.parquet", EVAL_SCHEMA)
     for row in rows:
@@ -81,7 +81,7 @@ def test_verdicts_are_those_of_the_verifier(params, language, world, tmp_path, m
     samples = {key: cell.samples for key, cell in read_cells([tmp_path / "a.parquet"]).items()}
     conditioned = {Key("apr", "solver", 0.0, 2): 2} if method == "apr" else {}
     assert samples == {Key(method, "solver", 0.0): 8} | conditioned
-    evaluate_teacher(params, method, world[0], tmp_path / "b.parquet")
+    evaluate_teacher(params, method, *world, tmp_path / "b.parquet")
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 

@@ -129,12 +129,14 @@ class HostileDecoder:
         yield words["run"]
 
 
-def demonstrations(params: Params, problems: Sequence[Problem]) -> dict[int, list[list[int]]]:
+def demonstrations(
+    params: Params, problems: Sequence[Problem], language: Language
+) -> dict[int, list[list[int]]]:
     """What threads of real traces sample, roots up to their spawn and after it, and children."""
     found = defaultdict(list)
     for problem in problems:
         for method in ("apr", "sos_plus"):
-            for row in trace_rows(problem, method, params):
+            for row in trace_rows(problem, method, params, language):
                 ids, mask = row["token_ids"], row["loss_mask"]
                 starts = [i for i in range(len(ids)) if mask[i] and not (i and mask[i - 1])]
                 for start in starts:
@@ -168,7 +170,7 @@ def fuzz(streams: int, seed: int, window: int = 96) -> tuple[Counter[str], int]:
     language, found = build_language(params.grammar, params.problems), Counter()
     settings = params.problems.model_copy(update={"validation": 200, "test": 0, "train": 0})
     problems = generate_problems(settings, 1)["validation"]
-    decoder = HostileDecoder(language, demonstrations(params, problems))
+    decoder = HostileDecoder(language, demonstrations(params, problems, language))
     batch = 0
     while decoder.streams < streams:
         rng = derive_rng(seed, "fuzz", batch)

@@ -3,11 +3,14 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from apr.core.errors import CheckpointError
 from apr.countdown import Operation
 from apr.grammar import Condition, Language, Malformed, Vocabulary
 from apr.grammar import events as ev
+from apr.grammar.pretrained import PretrainedVocabulary, missing_words, new_token
 from apr.grammar.tokenizer import build_tokenizer, load_language, save_tokenizer
 
 LANGUAGE = Language(Vocabulary(number_tokens=100, depths=4, messages=10))
@@ -165,3 +168,113 @@ def test_a_saved_tokenizer_is_checked(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="no tokenizer here"):
         load_language(tmp_path)
+
+
+READ = " ".join(f"{n} + {n * 7} = {n * 8}, {n} < {n + 1}\n" for n in range(150)) + "the list joined a spawn"
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def split(pattern):
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), BYTES])
+
+
+STYLES = {
+    "gpt2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "qwen": split(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
+    "llama3": split(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"),
+    "llama2": pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Digits(True)]),
+    "mistral": pre_tokenizers.Metaspace(),
+}
+"""How families of models cut text before BPE: " 37" is one token, or two, or three."""
+
+
+def pretrained(style) -> Language:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = STYLES[style]
+    alphabet = [*pre_tokenizers.ByteLevel.alphabet(), "▁"]
+    tokenizer.train_from_iterator([READ], trainers.BpeTrainer(
+        vocab_size=700, special_tokens=["<unk>", "<s>"], initial_alphabet=alphabet, show_progress=False,
+    ))  # fmt: skip
+    if style == "llama2":  # SentencePiece's BPE as its tokenizer.json has it: no words, blanks are letters
+        tokenizer.pre_tokenizer = None
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<s>")
+    tokenizer.add_tokens([new_token(word) for word in missing_words(tokenizer, 4, 10)], special_tokens=True)
+    return Language(PretrainedVocabulary(tokenizer, 4, 10, rows=len(tokenizer) + 5))
+
+
+PRETRAINED = {style: pretrained(style) for style in STYLES}
+
+
+def test_tokenizers_write_what_they_can_in_their_own_tokens():
+    tokens = {}
+    for style, language in PRETRAINED.items():
+        vocabulary = language.vocabulary
+        tokens[style] = vocabulary.tokenizer.convert_ids_to_tokens(vocabulary.encode("spawn #1 137 + 12"))
+        assert tokens[style][:2] == ["<|apr:spawn|>", "<|apr:#1|>"]
+        # CONTROL without <pad>, <unk> and comma, depths, counts; and , - * / ! > where each is two tokens
+        new = 15 + 4 + 10 + (6 if style in ("llama2", "mistral") else 0)
+        assert vocabulary.new_ids == list(range(vocabulary.size - 5 - new, vocabulary.size - 5))
+    assert tokens["gpt2"][2:] == ["Ġ137", "Ġ+", "Ġ12"]
+    assert tokens["qwen"][2:] == ["Ġ", "1", "3", "7", "Ġ+", "Ġ", "1", "2"]
+    assert tokens["llama3"][2:] == ["Ġ", "137", "Ġ+", "Ġ", "12"]
+    assert tokens["llama2"][2:] == ["▁", "1", "3", "7", "▁+", "▁", "1", "2"]
+    assert tokens["mistral"][2:] == ["▁137", "▁+", "▁12"]
+
+
+@given(threads, st.sampled_from(list(STYLES)))
+@settings(max_examples=300)
+def test_other_tokenizers_say_the_same(events, style):
+    """The same text gives the same events and the same framing, whatever the ids."""
+    language, text = PRETRAINED[style], VOCABULARY.decode(LANGUAGE.encode(events))
+    ids = language.vocabulary.encode(text)
+    assert ids == language.encode(events) and language.vocabulary.decode(ids) == text
+    assert language.parse(ids) == LANGUAGE.parse(VOCABULARY.encode(text)) == events
+    for event in events:
+        if isinstance(event, ev.Spawn):
+            ours, theirs = (
+                list(map(each.vocabulary.decode, each.syntax.messages(each.encode([event]))))
+                for each in (LANGUAGE, language)
+            )
+            assert ours == theirs
+    assert language.answer(ids) == LANGUAGE.answer(LANGUAGE.encode(events)) or isinstance(events[-1], ev.Join)
+
+
+@given(st.data(), st.sampled_from(list(STYLES)))
+@settings(max_examples=300)
+def test_what_other_tokenizers_cannot_read_is_malformed(data, style):
+    """Any ids, among them rows of the embeddings that no token has; more often such as nearly read."""
+    language = PRETRAINED[style]
+    any_id = st.integers(0, language.vocabulary.size - 1)
+    ids = data.draw(threads.map(language.encode)) if data.draw(st.booleans()) else []
+    ids = [*ids, *data.draw(st.lists(any_id, max_size=20))]
+    if ids:
+        ids[data.draw(st.integers(0, len(ids) - 1))] = data.draw(any_id)
+    parsed, syntax = language.parse(ids), language.syntax
+    for found in (parsed, syntax.messages([*ids, 0]), syntax.returned([*ids, 0])):
+        assert isinstance(found, (list, Malformed))
+    if isinstance(parsed, list):
+        text = language.vocabulary.decode(ids)
+        assert "<unk>" not in text and language.parse(language.encode(parsed)) == parsed
+
+
+def test_text_of_the_pretraining_is_no_word():
+    language = PRETRAINED["gpt2"]
+    words, tokenizer = language.vocabulary, language.vocabulary.tokenizer
+    stray = tokenizer.encode("the")[:1]
+    prompt = words.encode("<root> 27 :0 3 5 go")
+    assert language.parse(prompt + stray) == Malformed(len(prompt), "'<unk>' starts nothing")
+    spawn = [*words.encode("spawn #1 27"), *stray, *words.encode("run")]
+    assert language.syntax.messages(spawn) == Malformed(3, "'<unk>' inside a spawn")
+    blank = tokenizer.convert_tokens_to_ids("Ġ")
+    assert words.read_number([blank, blank], 0) is None
+
+
+def test_a_tokenizer_that_cannot_write_numbers_is_refused():
+    letters = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    letters = PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="<unk>")
+    with pytest.raises(CheckpointError, match="is missing"):
+        PretrainedVocabulary(letters, 4, 10, 2)
+    letters.add_tokens([new_token(word) for word in missing_words(letters, 4, 10)])
+    with pytest.raises(CheckpointError, match="writes 0 so that it cannot be read back"):
+        PretrainedVocabulary(letters, 4, 10, 2)

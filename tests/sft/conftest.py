@@ -34,5 +34,7 @@ def data(tmp_path_factory, make_params):
     root, params = tmp_path_factory.mktemp("sft"), make_params()
     make_problems(params, root / "problems")
     make_tokenizer(params, root / "tokenizer")
-    make_traces(params, "apr", root / "problems" / "train.parquet", root / "traces.parquet")
+    make_traces(
+        params, "apr", root / "problems" / "train.parquet", root / "tokenizer", root / "traces.parquet"
+    )
     return root

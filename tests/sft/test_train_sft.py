@@ -5,13 +5,10 @@ import shutil
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from apr.core.errors import AprError, CheckpointError, DataError, ParamsError
-from apr.core.params import Model
 from apr.core.seeds import derive_seed
-from apr.engine.checkpoint import load_model, new_model, save_checkpoint
+from apr.engine.checkpoint import load_model, new_model
 from apr.grammar.tokenizer import load_language
 from apr.sft.data import RowCollator, label_weights, pack_rows, read_threads
 from apr.sft.train import train_sft
@@ -144,32 +141,6 @@ def test_adapters_leave_a_plain_checkpoint(train, trained, tmp_path):
     assert after.keys() == before.keys()
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert changed == {name for name in after if "_proj" in name}
-
-
-@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}])
-@pytest.mark.parametrize("tied", [True, False])
-def test_foreign_base_learns_the_words(train, tmp_path, lora, tied):
-    """A model with another tokenizer: the body is kept, every word gets a row, and the rows are trained."""
-    foreign, tokenizer = tmp_path / "foreign", tmp_path / "words"
-    make_foreign(foreign, tokenizer, tied)
-    out = train(tmp_path / "sft", sft={"base": str(foreign), "lora": lora})
-    model = load_model(out, "cpu")
-    assert model.config.vocab_size == load_language(out).vocabulary.size
-    same = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    assert same == tied
-    log = [json.loads(line)["loss"] for line in (out / "log.jsonl").open()]
-    assert log[-1] < log[0] - 0.5
-
-
-def make_foreign(directory, words, tied):
-    pieces = ["<unk>", *(chr(code) for code in range(33, 127))]
-    tokenizer = Tokenizer(
-        models.BPE({piece: index for index, piece in enumerate(pieces)}, [], unk_token="<unk>")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(words)
-    model = Model(layers=2, hidden=32, heads=2, kv_heads=1, ffn=48, tie_embeddings=tied)
-    save_checkpoint(new_model(model, len(pieces) + 5, None, 192, seed=1), words, directory)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):

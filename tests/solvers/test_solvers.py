@@ -14,6 +14,7 @@ from apr.countdown.generate import generate_problems, make_problems
 from apr.countdown.solvable import reachable
 from apr.grammar import build_language
 from apr.grammar import events as ev
+from apr.grammar.tokenizer import make_tokenizer
 from apr.solvers import TRACE_SCHEMA, make_traces, solve_trace
 from apr.solvers.expand import HEURISTICS, expand, factor_distance
 from apr.solvers.traces import draw_trace, encode_thread
@@ -149,13 +150,20 @@ def small_params(**traces):
     return parse_params(values)
 
 
-def test_trace_files_have_the_same_bytes_for_any_number_of_workers(tmp_path):
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("language") / "tokenizer"
+    make_tokenizer(small_params(), path)
+    return path
+
+
+def test_trace_files_have_the_same_bytes_for_any_number_of_workers(tokenizer, tmp_path):
     params = small_params()
     make_problems(params, tmp_path / "problems")
     digests = set()
     for workers in (1, 2, 4):
         out = tmp_path / f"apr-{workers}.parquet"
-        make_traces(params, "apr", tmp_path / "problems" / "train.parquet", out, workers)
+        make_traces(params, "apr", tmp_path / "problems" / "train.parquet", tokenizer, out, workers)
         digests.add(hashlib.sha256(out.read_bytes()).hexdigest())
     assert len(digests) == 1
     table = pq.read_table(out)
@@ -180,12 +188,13 @@ def _check_rows(rows, params):
     assert 0.4 < conditioned / roots < 0.6
 
 
-def test_token_budgets_cover_the_trace(tmp_path):
+def test_token_budgets_cover_the_trace(tokenizer, tmp_path):
     params = small_params()
     make_problems(params, tmp_path / "problems")
-    make_traces(params, "sos_plus", tmp_path / "problems" / "train.parquet", tmp_path / "t.parquet")
+    train = tmp_path / "problems" / "train.parquet"
+    make_traces(params, "sos_plus", train, tokenizer, tmp_path / "t.parquet")
     rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
-    problems = {problem.id: problem for problem in read_problems(tmp_path / "problems" / "train.parquet")}
+    problems = {problem.id: problem for problem in read_problems(train)}
     assert len(rows) == len(problems)  # what is longer than the window is cut, not dropped
     cut = {True: 0, False: 0}
     for row in rows:
@@ -216,9 +225,9 @@ def test_rejection_sampling_keeps_the_shortest_solution(tmp_path):
             assert sum(len(t.events) for t in many.threads) == min(lengths)
 
 
-def test_a_window_that_keeps_nothing_is_an_error(tmp_path):
+def test_a_window_that_keeps_nothing_is_an_error(tokenizer, tmp_path):
     params = small_params()
     params = params.model_copy(update={"grammar": params.grammar.model_copy(update={"window": 16})})
     make_problems(params, tmp_path / "problems")
     with pytest.raises(DataError, match="fits grammar.window = 16"):
-        make_traces(params, "apr", tmp_path / "problems" / "train.parquet", tmp_path / "t.parquet")
+        make_traces(params, "apr", tmp_path / "problems" / "train.parquet", tokenizer, tmp_path / "t.parquet")

@@ -1,10 +1,12 @@
 """What is planned before anything is made: jobs, their parameters, one-line errors."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from apr.cli.plan import Plan, declared_stages, load_scale, nodes, select
+from apr.core.errors import ParamsError
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +80,55 @@ def test_every_verb_explains_itself(bare, verb):
     assert f"usage: apr {verb}" in bare.run("python", "-m", "apr", verb, "--help")
 
 
+def test_the_contents_of_a_pretrained_model_are_in_recipes(bare):
+    """Its weights make the models stale; its tokenizer, traces and teachers too."""
+    base = bare.path / "pretrained" / "tiny"
+    base.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (base / name).write_text(name)
+
+    def recipes():
+        return {name: job.recipe for name, job in Plan("default", bare.path).jobs.items()}
+
+    def changed_by(name):
+        before = recipes()
+        (base / name).write_text("other")
+        after = recipes()
+        return {job.split("/")[0] for job in after if after[job] != before[job]}
+
+    scratch = recipes()
+    assert not any("base" in recipe for recipe in scratch.values())
+    bare.set("sft.base", "pretrained/tiny")
+    try:
+        readers = {name.split("/")[0] for name, recipe in recipes().items() if "base" in recipe}
+        assert readers == {"tokenizer", "sft"}
+        below = {"sft", "rl", "evaluate", "latency", "figures", "claims", "checks"}
+        assert changed_by("model.safetensors") == below
+        assert changed_by("tokenizer.json") == below | {"tokenizer", "traces", "teacher"}
+        assert Plan("default", bare.path).jobs["sft/apr"].recipe["base"].keys() == {
+            "config.json", "tokenizer.json", "model.safetensors",
+        }  # fmt: skip
+    finally:
+        bare.set("sft.base", None)
+        shutil.rmtree(base)
+    assert recipes() == scratch
+
+
+@pytest.mark.parametrize("base", ["pretrained/absent", "elsewhere", "/elsewhere"])
+def test_a_pretrained_model_is_a_directory_where_dvc_sees_it(bare, base):
+    (bare.path / "elsewhere").mkdir(exist_ok=True)
+    (bare.path / "elsewhere" / "config.json").write_text("{}")
+    bare.set("sft.base", base)
+    try:
+        message = f"sft.base: '{base}' is not allowed; allowed: null, or a model's directory in pretrained/"
+        with pytest.raises(ParamsError, match=message):
+            Plan("default", bare.path)
+    finally:
+        bare.set("sft.base", None)
+        shutil.rmtree(bare.path / "elsewhere")
+
+
 def test_data_errors_end_in_one_line(bare, tmp_path: Path):
     output = bare.run("python", "-m", "apr", "traces", "--method", "sos", "--problems", "absent.parquet",
-                      "--out", str(tmp_path / "traces.parquet"), fails=True)
+                      "--tokenizer", "absent", "--out", str(tmp_path / "traces.parquet"), fails=True)
     assert output.splitlines()[-1] == "apr: error: absent.parquet: no such file"

@@ -33,7 +33,13 @@ rule tokenizer:
 
 rule traces:
     input:
-        unpack(job_inputs("traces/{method}", problems="data/problems/train.parquet")),
+        unpack(
+            job_inputs(
+                "traces/{method}",
+                problems="data/problems/train.parquet",
+                tokenizer="data/tokenizer/recipe.json",
+            )
+        ),
     output:
         traces=f"{ROOT}data/traces/{{method}}.parquet",
         recipe=f"{ROOT}data/traces/{{method}}.parquet.recipe",
@@ -44,6 +50,9 @@ rule traces:
     # All cores at once, so before any job that would hold one of them for long.
     priority: 20
     threads: workflow.cores
+    params:
+        tokenizer=subpath(input.tokenizer, parent=True),
     shell:
         "python -m apr traces --recipe {input.recipe} --method {wildcards.method}"
-        " --problems {input.problems} --out {output.traces} --workers {threads} > {log} 2>&1"
+        " --problems {input.problems} --tokenizer {params.tokenizer} --out {output.traces}"
+        " --workers {threads} > {log} 2>&1"

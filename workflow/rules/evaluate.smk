@@ -49,7 +49,13 @@ rule latency:
 
 rule teacher:
     input:
-        unpack(job_inputs("teacher/{method}", problems=MEASURED["problems"])),
+        unpack(
+            job_inputs(
+                "teacher/{method}",
+                problems=MEASURED["problems"],
+                tokenizer="data/tokenizer/recipe.json",
+            )
+        ),
     output:
         evaluation=f"{ROOT}data/teacher/{{method}}.parquet",
         recipe=f"{ROOT}data/teacher/{{method}}.parquet.recipe",
@@ -57,9 +63,11 @@ rule teacher:
         f"{ROOT}logs/teacher/{{method}}.log",
     benchmark:
         f"{ROOT}logs/teacher/{{method}}.tsv"
+    params:
+        tokenizer=subpath(input.tokenizer, parent=True),
     shell:
         "python -m apr teacher --recipe {input.recipe} --method {wildcards.method}"
-        " --problems {input.problems} --out {output.evaluation} > {log} 2>&1"
+        " --problems {input.problems} --tokenizer {params.tokenizer} --out {output.evaluation} > {log} 2>&1"
 
 
 rule figures:
