@@ -10,7 +10,7 @@ SCALED := $(if $(filter default,$(SCALE)),,--config scale=$(SCALE))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run claims test lint plan
+.PHONY: run claims test lint status plan
 
 run: $(READY)
 	snakemake --cores $(CORES) $(SCALED)
@@ -21,8 +21,11 @@ claims: $(READY)
 	python -m apr claims --evaluations data/eval --latencies data/latency --teachers data/teacher \
 		--out results/claims.md --readme README.md
 
-plan: $(READY)
+status: $(READY)
 	python -m apr status --scale $(SCALE)
+
+plan: $(READY)
+	python -m apr plan --scale $(SCALE)
 
 test: $(READY)
 	python -m pytest

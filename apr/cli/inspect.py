@@ -13,6 +13,8 @@ from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.recipe import flat
 
+RECORDED = Path("results/run.json")
+
 
 def params(args: argparse.Namespace) -> None:
     """Print the validated parameters of a scale, preset and defaults merged in."""
@@ -27,6 +29,15 @@ def status(args: argparse.Namespace) -> None:
     for name, reason in plan.stale.items():
         print(f"{name}: {reason}")
     print(f"{len(plan.stale)} of {len(plan.jobs)} artefacts are stale")
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Estimate what a scale costs, from its parameters alone: tokens, FLOPs, disk, hours by job."""
+    from apr.cli.cost import report
+
+    recorded = args.measured or (RECORDED if RECORDED.is_file() else None)
+    for line in report(args.scale, recorded and read_json(recorded)):
+        print(line)
 
 
 def why(args: argparse.Namespace) -> None:

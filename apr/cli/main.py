@@ -160,6 +160,10 @@ def build_parser() -> argparse.ArgumentParser:
         verb.set_defaults(run=run_job, function=function)
     for function in (inspect.params, inspect.status, inspect.prune, inspect.commit):
         add_verb(verbs, function).set_defaults(run=function)
+    verb = add_verb(verbs, inspect.plan)
+    verb.add_argument("--measured", type=Path, metavar="RUN.JSON",
+                      help="recorded run that gives the hours here (default: results/run.json, if it exists)")
+    verb.set_defaults(run=inspect.plan)
     verb = verbs.add_parser("why", **describe(inspect.why))
     verb.add_argument("artefact", help="a file or directory below data, results or scales/NAME")
     verb.set_defaults(run=inspect.why)

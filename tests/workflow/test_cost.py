@@ -1,0 +1,122 @@
+"""What `apr plan` estimates, against independent counts and against what runs have made."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from apr.cli.cost import Cost, Device, Estimate, Rates, model_of, short
+from apr.cli.plan import load_scale
+from apr.core.errors import ParamsError
+from apr.core.files import read_json
+from apr.engine.checkpoint import new_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def within(share: float, expected: float):
+    return pytest.approx(expected, rel=share)
+
+
+@pytest.fixture(scope="module")
+def default() -> Estimate:
+    return Estimate(load_scale("default", ROOT))
+
+
+@pytest.mark.parametrize("tied, kv_heads", [(True, 4), (False, 2)])
+def test_parameters_and_flops_are_those_of_the_model(tied, kv_heads):
+    params = load_scale("default", ROOT)
+    change = {"tie_embeddings": tied, "kv_heads": kv_heads}
+    params = params.model_copy(update={"model": params.model.model_copy(update=change)})
+    words = 4 + params.problems.numbers + params.grammar.max_children + 10 + 101 + 22
+    model = new_model(params.model, words, 0, 256, seed=0, attention="eager")
+    estimate = model_of(params)
+    assert estimate.parameters == model.num_parameters()
+    ids = torch.randint(words, (3, 200))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+    # Eager attention computes the whole square of which a causal kernel computes half.
+    assert counter.get_total_flops() == within(0.01, estimate.forward(600, 2 * 3 * 200**2))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, use_cache=False).logits.sum().backward()
+    assert counter.get_total_flops() == within(0.02, 3 * estimate.forward(600, 2 * 3 * 200**2))
+
+
+def test_a_model_that_is_not_in_the_parameters_is_refused():
+    params = load_scale("default", ROOT)
+    params = params.model_copy(update={"sft": params.sft.model_copy(update={"base": "elsewhere"})})
+    with pytest.raises(ParamsError, match=r"sft\.base: 'elsewhere' is not allowed; allowed: null"):
+        Estimate(params)
+
+
+def test_models_decode_as_many_tokens_as_their_solvers(default):
+    """Against models of the default scale before RL, sampled at T = 1 (Figure 7)."""
+    rows = csv.DictReader((ROOT / "results/figures/fig7.csv").open())
+    measured = {row["model"]: float(row["tokens"]) for row in rows
+                if float(row["temperature"]) == 1 and row["stage"] == "sft"}
+    rl = default.params.rl
+    for policy, settings in rl.policies.items():
+        rollouts = (settings.steps or rl.steps) * rl.prompts * rl.group
+        assert default.costs[f"rl/{policy}"].tokens / rollouts == within(0.25, measured[policy]), policy
+
+
+def test_a_run_of_the_smoke_scale_is_as_large_as_was_estimated(made):
+    estimate, data = Estimate(load_scale("default", made.path)), made.path / "data"
+
+    def size(*paths: Path) -> int:
+        return sum(path.stat().st_size for path in paths)
+
+    assert estimate.costs["problems"].kept == size(*(data / "problems").glob("*.parquet"))
+    for method, trained_on in estimate.trained_on.items():
+        traces, sft = estimate.costs[f"traces/{method}"], estimate.costs[f"sft/{method}"]
+        assert traces.kept == within(0.02, size(data / f"traces/{method}.parquet"))
+        metrics = read_json(data / f"models/sft/{method}/metrics.json")
+        assert sft.tokens == within(0.05, metrics["tokens"])
+        assert trained_on.threads == within(0.1, metrics["threads"])
+        assert sft.kept == within(0.1, size(data / f"models/sft/{method}/model.safetensors"))
+    for policy in estimate.params.rl.policies:
+        kept = estimate.costs[f"rl/{policy}"].kept
+        assert kept == within(0.1, size(data / f"models/rl/{policy}/model.safetensors"))
+    for method in ("apr", "sos_plus"):  # the same rollouts of the solvers
+        kept = estimate.costs[f"teacher/{method}"].kept
+        assert kept == within(0.02, size(data / f"teacher/{method}.parquet"))
+
+
+def test_the_paper_scale_is_the_papers():
+    """228M parameters without embeddings; 19,000 batches of 256 sequences of each method."""
+    params = load_scale("paper", ROOT)
+    training_only = {"rl": params.rl.model_copy(update={"policies": {}}),
+                     "eval": params.eval.model_copy(update={"sweeps": {}})}  # fmt: skip
+    estimate = Estimate(params.model_copy(update=training_only))
+    assert model_of(estimate.params).weights == within(0.005, 228e6)
+    for method, trained_on in estimate.trained_on.items():
+        sequences = estimate.params.sft.tokens[method] / trained_on.mean
+        assert sequences == within(0.05, 19_000 * 256), method
+
+
+def test_hours_by_hand():
+    device = Device({"bfloat16": 100.0, "float32": 10.0}, bandwidth=5.0)
+    assert Cost(trained=14400.0, precision="bfloat16").hours(device) == pytest.approx(0.1)  # 144 s at 40 %
+    assert Cost(decoded=1440.0, read=360.0).hours(device) == pytest.approx(0.1)
+    assert Cost(decoded=1440.0, read=1440.0).hours(device) == pytest.approx(0.2)
+
+
+def test_rates_of_a_run_give_the_seconds_that_they_were_fitted_to():
+    costs = {
+        "sft/a": Cost(trained=100.0), "sft/b": Cost(trained=300.0), "problems": Cost(units=10.0),
+        "evaluate/sft/a": Cost(decoded=50.0, units=10.0), "evaluate/sft/b": Cost(decoded=20.0, units=40.0),
+        "rl/a": Cost(trained=10.0, decoded=5.0, units=2.0), "figures": Cost(units=1.0),
+    }  # fmt: skip
+    seconds = {"sft/a": 20.0, "sft/b": 60.0, "problems": 5.0, "rl/a": 1e6,
+               "evaluate/sft/a": 50 * 0.3 + 10 * 2.0, "evaluate/sft/b": 20 * 0.3 + 40 * 2.0}  # fmt: skip
+    rates = Rates({"jobs": {name: {"seconds": value} for name, value in seconds.items()}}, costs)
+    for name in seconds.keys() - {"rl/a"}:
+        assert rates.seconds(name, costs[name]) == pytest.approx(seconds[name])
+    assert rates.seconds("rl/a", costs["rl/a"]) == pytest.approx(10 * 0.2 + 5 * 0.3 + 2 * 2.0)
+    assert rates.seconds("figures", costs["figures"]) is None
+
+
+def test_short():
+    assert [short(value) for value in (0, None, 0.012345, 999.6, 2.5e9)] == ["-", "-", "0.0123", "1k", "2.5G"]
