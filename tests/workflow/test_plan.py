@@ -70,7 +70,8 @@ def test_bad_parameters_end_in_one_line_before_any_work(bare, key, value, messag
 
 def test_unknown_scale_and_config_key(bare):
     output = bare.run("snakemake", "-n", "--config", "scale=large", fails=True)
-    assert "apr: error: scale: 'large' is not allowed; allowed: default, gpu, paper, seed1, seed2, smoke" in output
+    scales = "default, gpu, paper, seed1, seed2, smoke"
+    assert f"apr: error: scale: 'large' is not allowed; allowed: {scales}" in output
     output = bare.run("snakemake", "-n", "--config", "scael=smoke", fails=True)
     assert "apr: error: --config scael: unknown key; allowed: scale" in output
 
