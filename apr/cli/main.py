@@ -93,7 +93,7 @@ def teacher(params: Params, args: Args) -> None:
 
 def claims(params: Params, args: Args) -> None:
     """Measure what the paper claims; with --readme, fail where that file claims more."""
-    from apr.figures.report import make_claims
+    from apr.figures.claims_table import make_claims
 
     make_claims(params, evaluations=args.evaluations, latencies=args.latencies, teachers=args.teachers,
                 out=args.out, readme=args.readme, update_readme=args.update_readme,
