@@ -56,7 +56,8 @@ def rl(params: Params, args: Args) -> None:
     """Train a policy by GRPO from an SFT checkpoint; goes on from its last step if it was stopped."""
     from apr.rl.train import train_rl
 
-    train_rl(params, policy=args.policy, problems=args.problems, checkpoint=args.checkpoint, out=args.out)
+    train_rl(params, policy=args.policy, problems=args.problems, validation=args.validation,
+             checkpoint=args.checkpoint, out=args.out)
 
 
 def evaluate(params: Params, args: Args) -> None:
@@ -108,7 +109,8 @@ def checks(params: Params, args: Args) -> None:
 
 
 PATHS = {
-    "out": "what to write", "problems": "Parquet file of problems", "traces": "Parquet file of traces",
+    "out": "what to write", "problems": "Parquet file of problems",
+    "validation": "Parquet file of problems that are only looked at", "traces": "Parquet file of traces",
     "tokenizer": "tokenizer directory", "checkpoint": "checkpoint directory to start from",
     "evaluations": "directory of evaluations", "latencies": "directory of latencies",
     "teachers": "directory of the teachers' evaluations", "models": "directory of checkpoints",
@@ -123,7 +125,7 @@ JOBS: list[tuple[Callable[[Params, Args], None], str]] = [
     (tokenizer, "out"),
     (traces, "method problems tokenizer out"),
     (sft, "method traces tokenizer out"),
-    (rl, "policy problems checkpoint out"),
+    (rl, "policy problems validation checkpoint out"),
     (evaluate, "model stage problems checkpoint out"),
     (latency, "model stage problems checkpoint out"),
     (teacher, "method problems tokenizer out"),
