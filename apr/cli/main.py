@@ -108,6 +108,13 @@ def checks(params: Params, args: Args) -> None:
     check_results(params, root=args.root, out=args.out)
 
 
+def report(params: Params, args: Args) -> None:
+    """Put claims, threads, figures, training curves and token counts of a run into one HTML file."""
+    from apr.figures.page import make_report
+
+    make_report(params, root=args.root, out=args.out)
+
+
 PATHS = {
     "out": "what to write", "problems": "Parquet file of problems",
     "validation": "Parquet file of problems that are only looked at", "traces": "Parquet file of traces",
@@ -132,6 +139,7 @@ JOBS: list[tuple[Callable[[Params, Args], None], str]] = [
     (figures, "evaluations latencies models out metrics"),
     (claims, "evaluations latencies teachers out"),
     (checks, "root out"),
+    (report, "root out"),
 ]
 
 
