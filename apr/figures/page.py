@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 from ruamel.yaml import YAML
 
+from apr.core.errors import DataError
 from apr.core.files import read_json, write_text
 from apr.core.params import Params
 from apr.core.provenance import cost
@@ -97,9 +98,14 @@ def _task(params: Params) -> str:
             "resamples of the problems")
 
 
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return path.read_text()
+
+
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(StringIO(_read_text(path), newline="")))
 
 
 def _claims(path: Path) -> str:
@@ -154,7 +160,7 @@ def _framed(name: str, title: str, svg: str, caption: str, source: str, more: st
 
 
 def _figure(folder: Path, name: str) -> str:
-    svg, caption = picture((folder / f"{name}.svg").read_text())
+    svg, caption = picture(_read_text(folder / f"{name}.svg"))
     rows = _read_csv(folder / f"{name}.csv")
     values = {column: dict.fromkeys(row[column] for row in rows) for column in SAID if column in rows[0]}
     source = "; ".join(f"{column} {', '.join(value or 'none' for value in found)}"
@@ -183,7 +189,8 @@ def _training(params: Params, models: Path) -> str:
 def _untold(params: Params, cases: Sequence[Mapping[str, Any]]) -> str:
     """Which policies the viewer lacks."""
     kept = {case["group"] for case in cases}
-    lacking = [f"rl/{policy}" for policy in params.rl.policies if f"training of rl/{policy}" not in kept]
+    lacking = [f"rl/{policy}" for policy in sorted(params.rl.policies)
+               if f"training of rl/{policy}" not in kept]
     return f"No rollouts were kept while {', '.join(lacking)} trained." if lacking else ""
 
 
@@ -251,5 +258,5 @@ def _yaml(params: Params) -> str:
     text, yaml = StringIO(), YAML()
     yaml.default_flow_style = None  # lists and the innermost mappings on one line
     yaml.width = 100
-    yaml.dump(params.model_dump(mode="json"), text)
+    yaml.dump(json.loads(json.dumps(params.model_dump(mode="json"), sort_keys=True)), text)
     return text.getvalue()

@@ -76,8 +76,9 @@ def compared(params: Params) -> list[tuple[str, str, Point]]:
     parallel = {method: params.traces.methods[method].solver == "apr" for method in teachers(params)}
     found = []
     for method in sorted(parallel, key=parallel.get):
-        policies = [("rl", name) for name, policy in params.rl.policies.items() if policy.method == method]
-        for stage, model in [("sft", method), *(job for job in policies if job in jobs(params))]:
+        policies = [job for job in jobs(params)
+                    if job[0] == "rl" and params.rl.policies[job[1]].method == method]  # fmt: skip
+        for stage, model in [("sft", method), *policies]:
             point = min(points(params, model, stage), key=lambda at: (
                 at.temperature, at.condition is not None, -(at.condition or 0), at.join, at.sample))
             found.append((stage, model, point))
@@ -125,7 +126,7 @@ def training_cases(params: Params, problems: Sequence[Problem], models: Path) ->
     """What each policy did with the same validation problems while it was trained; nothing of one whose
     training kept none."""
     found, by_id = [], {problem.id: problem for problem in problems}
-    for policy in params.rl.policies:
+    for policy in sorted(params.rl.policies):
         path = models / "rl" / policy / "rollouts.parquet"
         if not path.is_file():
             continue

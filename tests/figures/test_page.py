@@ -302,7 +302,8 @@ def test_two_hundred_threads_are_drawn_quickly(viewer, record_property):
     viewer.run("show(1)")
     assert viewer.run("document.querySelectorAll('.row').length") == 201
     timed = ("[...Array(9)].map(() => { const start = performance.now(); %s;"
-             "document.body.getBoundingClientRect(); return performance.now() - start }).sort((a, b) => a - b)[4]")
+             "document.body.getBoundingClientRect(); return performance.now() - start })"
+             ".sort((a, b) => a - b)[4]")  # fmt: skip
     redraw, walk = viewer.run(timed % "draw()"), viewer.run(timed % "walk(1)")
     record_property("redraw_ms", redraw)
     print(f"redraw {redraw:.1f} ms, next thread {walk:.1f} ms")
