@@ -56,7 +56,8 @@ def rl(params: Params, args: Args) -> None:
     """Train a policy by GRPO from an SFT checkpoint; goes on from its last step if it was stopped."""
     from apr.rl.train import train_rl
 
-    train_rl(params, policy=args.policy, problems=args.problems, checkpoint=args.checkpoint, out=args.out)
+    train_rl(params, policy=args.policy, problems=args.problems, validation=args.validation,
+             checkpoint=args.checkpoint, out=args.out)
 
 
 def evaluate(params: Params, args: Args) -> None:
@@ -93,7 +94,7 @@ def teacher(params: Params, args: Args) -> None:
 
 def claims(params: Params, args: Args) -> None:
     """Measure what the paper claims; with --readme, fail where that file claims more."""
-    from apr.figures.report import make_claims
+    from apr.figures.claims_table import make_claims
 
     make_claims(params, evaluations=args.evaluations, latencies=args.latencies, teachers=args.teachers,
                 out=args.out, readme=args.readme, update_readme=args.update_readme,
@@ -107,8 +108,16 @@ def checks(params: Params, args: Args) -> None:
     check_results(params, root=args.root, out=args.out)
 
 
+def report(params: Params, args: Args) -> None:
+    """Put claims, threads, figures, training curves and token counts of a run into one HTML file."""
+    from apr.figures.page import make_report
+
+    make_report(params, root=args.root, out=args.out)
+
+
 PATHS = {
-    "out": "what to write", "problems": "Parquet file of problems", "traces": "Parquet file of traces",
+    "out": "what to write", "problems": "Parquet file of problems",
+    "validation": "Parquet file of problems that are only looked at", "traces": "Parquet file of traces",
     "tokenizer": "tokenizer directory", "checkpoint": "checkpoint directory to start from",
     "evaluations": "directory of evaluations", "latencies": "directory of latencies",
     "teachers": "directory of the teachers' evaluations", "models": "directory of checkpoints",
@@ -123,13 +132,14 @@ JOBS: list[tuple[Callable[[Params, Args], None], str]] = [
     (tokenizer, "out"),
     (traces, "method problems tokenizer out"),
     (sft, "method traces tokenizer out"),
-    (rl, "policy problems checkpoint out"),
+    (rl, "policy problems validation checkpoint out"),
     (evaluate, "model stage problems checkpoint out"),
     (latency, "model stage problems checkpoint out"),
     (teacher, "method problems tokenizer out"),
     (figures, "evaluations latencies models out metrics"),
     (claims, "evaluations latencies teachers out"),
     (checks, "root out"),
+    (report, "root out"),
 ]
 
 

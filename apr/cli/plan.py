@@ -61,6 +61,8 @@ def nodes(params: Params) -> dict[str, Node]:
     found["claims"] = Node("claims", ("results/claims.md", "results/claims.csv"), read)
     read = tuple(name for name, node in found.items() if node.stage not in ("tokenizer", "traces"))
     found["checks"] = Node("checks", ("results/checks.json",), read)
+    read = tuple(name for name, node in found.items() if node.stage not in ("tokenizer", "traces", "checks"))
+    found["report"] = Node("report", ("results/report.html",), read)
     return found
 
 

@@ -1,6 +1,5 @@
 """`results/run.json`: what a run made, in how long, on which machine and versions."""
 
-import csv
 import os
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from apr.cli.plan import Plan
 from apr.core.files import read_json, write_json
-from apr.core.provenance import provenance
+from apr.core.provenance import cost, provenance
 
 
 def record(plan: Plan, started: float) -> None:
@@ -27,7 +26,7 @@ def record(plan: Plan, started: float) -> None:
         **provenance(),
         "full_run": last if done == len(plan.jobs) else before.get("full_run"),
         "last_run": last,
-        "jobs": {name: _outputs(seal) | _cost(Path(f"{plan.root}logs/{name}.tsv"))
+        "jobs": {name: _outputs(seal) | cost(Path(f"{plan.root}logs/{name}.tsv"))
                  for name, seal in seals.items()},
     })  # fmt: skip
 
@@ -35,12 +34,3 @@ def record(plan: Plan, started: float) -> None:
 def _outputs(seal: Path) -> dict[str, Any]:
     outputs = read_json(seal)["outputs"]
     return {"outputs": {os.path.normpath(seal.parent / path): value for path, value in outputs.items()}}
-
-
-def _cost(benchmark: Path) -> dict[str, Any]:
-    """Nothing for a job that was pulled instead of run; no memory for one too short to be measured."""
-    if not benchmark.is_file():
-        return {}
-    (row,) = csv.DictReader(benchmark.read_text().splitlines(), delimiter="\t")
-    memory = row["max_rss"]
-    return {"seconds": float(row["s"]), "peak_mib": None if memory in ("NA", "-") else float(memory)}

@@ -1,5 +1,6 @@
-"""By which code, versions and machine something is made."""
+"""By which code, versions and machine something is made, and at what cost."""
 
+import csv
 import os
 import platform
 import subprocess
@@ -16,6 +17,16 @@ def provenance() -> dict[str, Any]:
     """`commit`, `versions`, `machine`, and how many `processes` shared the work, as JSON."""
     return {"commit": _commit(), "machine": _machine(), "processes": share()[1],
             "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED}}
+
+
+def cost(benchmark: Path) -> dict[str, Any]:
+    """`seconds` and `peak_mib` of a job, from Snakemake's benchmark of it. Nothing for one that was pulled
+    instead of run; no memory for one too short to be measured."""
+    if not benchmark.is_file():
+        return {}
+    (row,) = csv.DictReader(benchmark.read_text().splitlines(), delimiter="\t")
+    memory = row["max_rss"]
+    return {"seconds": float(row["s"]), "peak_mib": None if memory in ("NA", "-") else float(memory)}
 
 
 def _commit() -> str | None:

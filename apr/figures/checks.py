@@ -21,9 +21,9 @@ from apr.eval.latency import TIMED, percentiles
 from apr.eval.points import Point, condition_kind, jobs, point_columns, points, teachers
 from apr.eval.teacher import STAGE, teacher_points
 from apr.figures.claims import CLAIMS
+from apr.figures.claims_table import claim_row
 from apr.figures.evidence import Row, read_evidence
 from apr.figures.make import FIGURES, csv_text, metrics_of, name_of
-from apr.figures.report import claim_row
 from apr.threads.rollout import Status
 
 SHOWN = 5

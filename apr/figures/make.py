@@ -68,8 +68,9 @@ def write_figure(module: ModuleType, evidence: Evidence, out: Path) -> None:
         figure = module.draw(rows, notes)
         if own.missing:
             notes.append(f"Not measured: {own.lacks()}.")
-        style.add_caption(figure, " ".join(notes))
-        style.save(figure, out / name)
+        caption = " ".join(notes)
+        style.add_caption(figure, caption)
+        style.save(figure, out / name, caption)
     write_text(out / f"{name}.csv", csv_text(rows))
 
 

@@ -81,16 +81,23 @@ def mark_paper(axes: Axes, accuracies: Mapping[str, float], notes: list[str]) ->
         above = value
 
 
+def wrap_caption(text: str, width: float) -> tuple[list[str], float]:
+    """The lines of a caption below a figure of `width` inches, and the height in inches that they take."""
+    lines = textwrap.wrap(text, int(width * 18.5))
+    return lines, len(lines) * 0.128 + 0.1
+
+
 def add_caption(figure: Figure, text: str) -> None:
     """Small text below the axes."""
-    lines = textwrap.wrap(text, int(figure.get_figwidth() * 18.5))
-    height = (len(lines) * 0.128 + 0.1) / figure.get_figheight()
+    lines, inches = wrap_caption(text, figure.get_figwidth())
+    height = inches / figure.get_figheight()
     figure.set_layout_engine("constrained", rect=(0, height, 1, 1 - height))
     figure.text(0.012, 0.04 / figure.get_figheight(), "\n".join(lines), size=6.5, color="#555555",
                 va="bottom", linespacing=1.25)  # fmt: skip
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes `path`.svg and `path`.png, the same bytes for the same rows."""
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+def save(figure: Figure, path: Path, caption: str) -> None:
+    """Writes `path`.svg, whose title is the caption, and `path`.png, the same bytes for the same rows."""
+    metadata = {"Date": None, "Creator": None, "Title": caption}
+    figure.savefig(path.with_suffix(".svg"), metadata=metadata)
     figure.savefig(path.with_suffix(".png"), metadata={"Software": None})

@@ -50,7 +50,10 @@ class StepLog(TrainerCallback):
         kept = [line for line in read_log(self._path) if line["step"] <= done]
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._exploded = sum(line["exploded_updates"] for line in kept)
-        self._started = time.perf_counter()
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step % self._inner_updates == 0:
+            self._started = time.perf_counter()
 
     def on_log(self, args, state, control, logs, **_):
         if "grad_norm" not in logs:  # the trainer's own summary at the end
@@ -62,14 +65,13 @@ class StepLog(TrainerCallback):
         self._updates.append({ours: logs.get(theirs, 0.0) for theirs, ours in UPDATE_FIGURES.items()})
         if len(self._updates) < self._inner_updates:
             return
-        now = time.perf_counter()
         line: dict[str, Any] = dict(self._sampler.record)
         line |= {name: fmean(update[name] for update in self._updates) for name in UPDATE_FIGURES.values()}
         line["exploded_updates"] = sum(update["grad_norm"] > self._most for update in self._updates)
         if line["zero_variance_groups"] == self._prompts:
             line |= {"kl": None, "clip_share": None}
-        line["update_seconds"] = now - self._started - line["rollout_seconds"]
-        self._updates, self._started = [], now
+        line["update_seconds"] = time.perf_counter() - self._started - line["rollout_seconds"]
+        self._updates = []
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         self._exploded += line["exploded_updates"]

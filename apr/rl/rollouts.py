@@ -64,12 +64,22 @@ class Sampler:
                               max_children=params.grammar.max_children, max_depth=params.engine.max_depth)
         self.record: dict[str, float] = {}
         for problem in problems:
-            if (length := len(self._prompt(problem))) >= params.grammar.window:
+            if (length := len(self.request(problem, "", 0.0, 0).prompt)) >= params.grammar.window:
                 raise ParamsError(f"grammar.window: {params.grammar.window} is not allowed; allowed: more "
                                   f"than the {length} tokens of the prompt of problem {problem.id!r}")
 
-    def _prompt(self, problem: Problem) -> list[int]:
-        return self._language.prompt(problem.numbers, problem.target, self._condition)
+    def request(self, problem: Problem, name: str, temperature: float, seed: int) -> Request:
+        """A rollout of `problem`, whose prompt asks for what the policy's do."""
+        prompt = self._language.prompt(problem.numbers, problem.target, self._condition)
+        return Request(name, prompt, temperature, seed)
+
+    def decode(self, requests: Sequence[Request], model: torch.nn.Module) -> list[Rollout]:
+        """Rollouts of the model in training, in the order of their requests."""
+        syntax, engine = self._language.syntax, self._params.engine
+        with decoding(model) as decoder:
+            # A new engine has empty KV caches: nothing is left of the weights before the last update.
+            slots = SlotEngine(decoder, syntax.stop_ids, engine.slots, self._params.grammar.window)
+            return Orchestrator(slots, syntax, self._limits, engine.policy).run(requests)
 
     def sample(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
         """A rollout for each problem id in `prompts`, which come in groups of equal ids.
@@ -80,22 +90,18 @@ class Sampler:
         prompts, that may cut a group; all take turns in decoding the rollouts of the whole step.
         """
         started = time.perf_counter()
-        rl, engine = self._params.rl, self._params.engine
+        rl = self._params.rl
         (rank, processes), mine = share(), len(prompts)
         if processes > 1:
             prompts = gather_object(prompts)
         step = trainer.state.global_step // rl.inner_updates
         seed = derive_seed(self._params.seed, "rl", step)
         requests = [
-            Request(f"{name}/{row % rl.group}", self._prompt(self._problems[name]), rl.temperature, seed)
+            self.request(self._problems[name], f"{name}/{row % rl.group}", rl.temperature, seed)
             for row, name in enumerate(prompts)
         ]
-        syntax = self._language.syntax
-        with decoding(trainer.accelerator.unwrap_model(trainer.model)) as model:
-            # A new engine has empty KV caches: nothing is left of the weights before the last update.
-            slots = SlotEngine(model, syntax.stop_ids, engine.slots, self._params.grammar.window)
-            orchestrator = Orchestrator(slots, syntax, self._limits, engine.policy)
-            rollouts = orchestrator.run(requests[rank::processes])
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        rollouts = self.decode(requests[rank::processes], model)
         if processes > 1:
             parts = gather_object([rollouts])
             rollouts = [parts[row % processes][row // processes] for row in range(len(requests))]

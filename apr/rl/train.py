@@ -52,18 +52,22 @@ from apr.engine.checkpoint import load_model, merge_adapters, resolve_device, sa
 from apr.grammar.tokenizer import load_language
 from apr.rl.log import StepLog, read_log, summary
 from apr.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
+from apr.rl.snapshots import Snapshots
 from apr.rl.trainer import PackedGRPOTrainer
 
 
-def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out: Path) -> None:
+def train_rl(
+    params: Params, policy: str, problems: Path, validation: Path, checkpoint: Path, out: Path
+) -> None:
     """Trains `policy` from the SFT `checkpoint` and writes the directory `out`.
 
-    `problems` is the Parquet file of training problems. `out` holds weights, tokenizer, `log.jsonl` (a line
-    per step, see `apr.rl.log`) and `metrics.json`. Until it is written, `<out>.work` holds the trainer's
-    state every `checkpoint_steps` steps, and a run with equal parameters and inputs goes on from there.
-    Raises `ParamsError`, `DataError` or `CheckpointError` on bad input, and `AprError` if a loss or a
-    gradient is not finite; a fault while sampling or in the reward ends the run. Under `accelerate launch`
-    the processes share the rollouts and the rows of every step.
+    `problems` and `validation` are Parquet files of problems: those to train on, and those of which greedy
+    rollouts are kept at some steps. `out` holds weights, tokenizer, `log.jsonl` (a line per step, see
+    `apr.rl.log`), `rollouts.parquet` (see `apr.rl.snapshots`) and `metrics.json`. Until it is written,
+    `<out>.work` holds the trainer's state every `checkpoint_steps` steps, and a run with equal parameters and
+    inputs goes on from there. Raises `ParamsError`, `DataError` or `CheckpointError` on bad input, and
+    `AprError` if a loss or a gradient is not finite; a fault while sampling or in the reward ends the run.
+    Under `accelerate launch` the processes share the rollouts and the rows of every step.
     """
     check_params(params, policy)
     rank, processes = share()
@@ -73,13 +77,15 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     language = load_language(checkpoint)
     drawn = draw_problems(params, policy, read_problems(problems))
-    sampler = Sampler(params, policy, language, drawn)
+    sampler, steps = Sampler(params, policy, language, drawn), steps_of(params, policy)
 
     work = out.with_name(f"{out.name}.work")
     config = trainer_config(params, policy, work)
     with config.main_process_first(local=False):
-        resume_from = open_work(work, run_identity(params, policy, problems, checkpoint))
-    with Meter(f"rl {policy}", steps_of(params, policy), "step") as meter:
+        resume_from = open_work(work, run_identity(params, policy, [problems, validation], checkpoint))
+    shown = read_problems(validation)
+    snapshots = Snapshots(work / "snapshots", sampler, shown, params.rl.inner_updates, steps)
+    with Meter(f"rl {policy}", steps, "step") as meter:
         log = StepLog(work / "log.jsonl" if rank == 0 else Path(os.devnull), sampler, meter, params.rl)
         trainer = PackedGRPOTrainer(
             model=load_model(checkpoint, params.engine.device, attention="packed").float(),
@@ -89,7 +95,7 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
             train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),
             processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
             peft_config=lora_config(params),
-            callbacks=[log],
+            callbacks=[snapshots, log] if rank == 0 else [log],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=resume_from)
@@ -99,6 +105,7 @@ def train_rl(params: Params, policy: str, problems: Path, checkpoint: Path, out:
         model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model), partial / "adapter")
         save_checkpoint(model, checkpoint, partial)
         shutil.copyfile(work / "log.jsonl", partial / "log.jsonl")
+        snapshots.write(partial / "rollouts.parquet")
         metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts)
         write_json(partial / "metrics.json", metrics | {"processes": processes})
     remove(work)
@@ -146,10 +153,10 @@ def lora_config(params: Params) -> LoraConfig | None:
     return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def run_identity(params: Params, policy: str, problems: Path, checkpoint: Path) -> dict[str, object]:
+def run_identity(params: Params, policy: str, problems: list[Path], checkpoint: Path) -> dict[str, object]:
     """Everything that a run depends on: its parameters, and hashes of its inputs."""
     settings = params.model_dump(mode="json", include={"seed", "grammar", "engine", "rl"})
     settings["rl"]["policies"] = {policy: settings["rl"]["policies"][policy]}
-    inputs = [Path(problems), *sorted(Path(checkpoint).glob("model*.safetensors"))]
+    inputs = [*problems, *sorted(Path(checkpoint).glob("model*.safetensors"))]
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
     return {"params": settings, "inputs": hashes}

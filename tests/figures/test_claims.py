@@ -12,8 +12,8 @@ from apr.eval.judge import EVAL_SCHEMA
 from apr.eval.points import Point, teachers
 from apr.eval.results import Key
 from apr.figures.claims import CLAIMS
+from apr.figures.claims_table import END, START, check_readme, claim_row, make_claims
 from apr.figures.evidence import pool
-from apr.figures.report import END, START, check_readme, claim_row, make_claims
 
 BY_ID = {claim.id: claim for claim in CLAIMS}
 

@@ -82,3 +82,10 @@ def problems(tmp_path_factory):
     ]
     write_rows(path, rows, PROBLEM_SCHEMA)
     return path
+
+
+@pytest.fixture(scope="session")
+def validation(tmp_path_factory):
+    path = tmp_path_factory.mktemp("problems") / "validation.parquet"
+    write_rows(path, [{"problem_id": "validation-0", "numbers": [2, 5], "target": 7}], PROBLEM_SCHEMA)
+    return path

@@ -18,12 +18,13 @@ def log(out):
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_share_three_prompts(params, problems, checkpoint, tmp_path):
+def test_two_processes_share_three_prompts(params, problems, validation, checkpoint, tmp_path):
     """Each has one and a half of the groups, and micro-batches in which nothing is scored."""
     rl = params.rl.model_copy(update={"prompts": 3, "group": 2, "rows_per_device": 1})
     params = params.model_copy(update={"rl": rl})
-    train_rl(params, "apr", problems, checkpoint, tmp_path / "one")
-    launch(params, tmp_path, "rl", "--policy", "apr", "--problems", problems, "--checkpoint", checkpoint,
+    train_rl(params, "apr", problems, validation, checkpoint, tmp_path / "one")
+    launch(params, tmp_path, "rl", "--policy", "apr", "--problems", problems, "--validation", validation,
+           "--checkpoint", checkpoint,
            "--out", tmp_path / "two")  # fmt: skip
     assert json.loads((tmp_path / "two/metrics.json").read_text())["processes"] == 2
     one, two = log(tmp_path / "one"), log(tmp_path / "two")

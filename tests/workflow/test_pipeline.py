@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from apr.cli.plan import Plan
 from tests.conftest import Laboratory
 
-AFTER_RL = {"evaluate", "latency", "figures", "claims", "checks"}
+AFTER_RL = {"evaluate", "latency", "figures", "claims", "checks", "report"}
 FIGURES = [*(f"fig{name}" for name in ("4a", "4b", "5", "6", "7", "8")), *(f"table{n}" for n in range(1, 5)),
            "joins", "devices"]  # fmt: skip
 
@@ -76,7 +76,7 @@ def test_the_run_is_recorded(made):
     [
         ("rl.learning_rate", 3e-5, {"rl"} | AFTER_RL),
         ("eval.sweeps.window.temperatures", [0.5], {"teacher"} | AFTER_RL),
-        ("eval.bootstrap", 77, {"figures", "claims", "checks"}),
+        ("eval.bootstrap", 77, {"figures", "claims", "checks", "report"}),
         ("sft.learning_rate", 1e-5, {"sft", "rl"} | AFTER_RL),
         ("seed", 5, {"problems", "traces", "sft", "rl", "teacher"} | AFTER_RL),
     ],
@@ -93,6 +93,7 @@ def test_jobs_are_planned_one_by_one(made):
     assert made.planned_jobs() == {
         "rl/apr_max", "evaluate/rl/apr_max", "latency/rl/apr_max",
         "evaluate/sft/sos_plus", "latency/sft/sos_plus", "teacher/sos_plus", "figures", "claims", "checks",
+        "report",
     }
 
 
@@ -131,11 +132,22 @@ def test_a_file_changed_inside_a_checkpoint_is_seen(made):
     weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     try:
         assert made.planned_jobs() == {
-            "rl/apr", "evaluate/rl/apr", "latency/rl/apr", "figures", "claims", "checks"
+            "rl/apr", "evaluate/rl/apr", "latency/rl/apr", "figures", "claims", "checks", "report"
         }  # fmt: skip
         assert "rl" in made.changed_in_dvc()
     finally:
         weights.write_bytes(kept)
+
+
+def test_a_report_of_other_claims_is_stale(made):
+    claims = made.path / "results/claims.csv"
+    claims.write_text(claims.read_text().replace("supported", "proved"))
+    assert made.planned_jobs() == {"claims", "checks", "report"}
+    assert {"claims", "report"} <= made.changed_in_dvc()
+    made.run("git", "checkout", "-q", "--", "results")
+    page = made.path / "results/report.html"
+    page.write_text(page.read_text() + " ")
+    assert made.planned_jobs() == made.changed_in_dvc() == {"report"}
 
 
 def test_dvc_repro_runs_what_is_stale_and_an_older_artefact_is_not_taken_for_a_new_one(made):
@@ -220,7 +232,7 @@ def test_a_clone_that_pulls_draws_the_same_figures(clone):
     figures = clone.path / "results/figures"
     before = {path.name: path.read_bytes() for path in figures.iterdir() if path.name != "recipe.json"}
     shutil.rmtree(figures)
-    assert clone.planned() == {"figures", "checks"}
+    assert clone.planned() == {"figures", "checks", "report"}
     clone.run("snakemake", "--cores", "2")
     after = {path.name: path.read_bytes() for path in figures.iterdir() if path.name != "recipe.json"}
     assert before == after and len(before) == 3 * len(FIGURES)

@@ -67,6 +67,7 @@ def rl_inputs(wildcards):
     method = PLAN.params.rl.policies[wildcards.policy].method
     files = {
         "problems": "data/problems/train.parquet",
+        "validation": "data/problems/validation.parquet",
         "checkpoint": f"data/models/sft/{method}/recipe.json",
     }
     return job_inputs("rl/{policy}", **files)(wildcards)

@@ -123,3 +123,21 @@ rule checks:
         root=ROOT or ".",
     shell:
         "python -m apr checks --recipe {input.recipe} --root {params.root} --out {output.counts} > {log} 2>&1"
+
+
+rule report:
+    input:
+        unpack(results_inputs("report")),
+    output:
+        page=f"{ROOT}results/report.html",
+        recipe=f"{ROOT}results/report.html.recipe",
+    log:
+        f"{ROOT}logs/report.log",
+    benchmark:
+        f"{ROOT}logs/report.tsv"
+    resources:
+        gpu=GPU,
+    params:
+        root=ROOT or ".",
+    shell:
+        "python -m apr report --recipe {input.recipe} --root {params.root} --out {output.page} > {log} 2>&1"

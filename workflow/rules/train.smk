@@ -46,4 +46,5 @@ rule rl:
         out=subpath(output.recipe, parent=True),
     shell:
         "{LAUNCH} rl --recipe {input.recipe} --policy {wildcards.policy} --problems {input.problems}"
+        " --validation {input.validation}"
         " --checkpoint {params.checkpoint} --out {params.out} > {log} 2>&1"
