@@ -21,10 +21,11 @@ rule sft:
     resources:
         gpu=GPU,
     params:
+        launch=LAUNCH,
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.recipe, parent=True),
     shell:
-        "{LAUNCH} sft --recipe {input.recipe} --method {wildcards.method} --traces {input.traces}"
+        "{params.launch} sft --recipe {input.recipe} --method {wildcards.method} --traces {input.traces}"
         " --tokenizer {params.tokenizer} --out {params.out} > {log} 2>&1"
 
 
@@ -42,9 +43,10 @@ rule rl:
     resources:
         gpu=GPU,
     params:
+        launch=LAUNCH,
         checkpoint=subpath(input.checkpoint, parent=True),
         out=subpath(output.recipe, parent=True),
     shell:
-        "{LAUNCH} rl --recipe {input.recipe} --policy {wildcards.policy} --problems {input.problems}"
+        "{params.launch} rl --recipe {input.recipe} --policy {wildcards.policy} --problems {input.problems}"
         " --validation {input.validation}"
         " --checkpoint {params.checkpoint} --out {params.out} > {log} 2>&1"
