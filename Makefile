@@ -32,6 +32,7 @@ test: $(READY)
 
 lint: $(READY)
 	ruff check .
+	mypy
 	snakefmt --check Snakefile workflow
 	python workflow/lint.py
 

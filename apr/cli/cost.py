@@ -256,7 +256,8 @@ class Estimate:
     ) -> tuple[Decoded, list[dict[str, Any]]]:
         """Rollouts as the solver of `method` would write them, and their rows of an evaluation."""
         window, kind = self.params.grammar.window, condition_kind(self.params, method, "sft")
-        found, lengths, rows = [], [], []
+        found, rows = [], []
+        lengths: list[int] = []
         for problem in problems[: max(1, ROLLOUTS // len(at))]:
             asked_before = Counter[int | None]()
             for point in at:
@@ -270,7 +271,8 @@ class Estimate:
                 found.append(used)
                 lengths.extend(threads)
         longest = np.quantile(lengths, 1 - 1 / self.params.engine.slots)
-        return Decoded(*np.mean(found, 0).tolist(), float(longest)), rows
+        sampled, tokens, squares, sequential = np.mean(found, 0).tolist()
+        return Decoded(sampled, tokens, squares, sequential, float(longest)), rows
 
     def _usage(self, trace: Trace, cut: int, first: bool) -> tuple[list[int], np.ndarray]:
         """What `Decoded` has the means of, for one trace, and the lengths of its threads.
@@ -360,7 +362,7 @@ def report(scale: str, run: Mapping[str, Any] | None) -> Iterator[str]:
     for name, cost in costs.items():
         hours = [cost.hours(device) for device in DEVICES.values()]
         rows.append([name, *map(short, [cost.tokens, cost.flops, cost.kept, cost.until, *hours])])
-        rows[-1] += [short(here[name] and here[name] / 3600)] if here else []
+        rows[-1] += [short((here[name] or 0) / 3600)] if here else []
     every = list(costs.values())
     rows.append(["all", "-", short(sum(c.flops for c in every)), short(sum(c.kept for c in every)),
                  short(max(c.until for c in every)),

@@ -36,7 +36,7 @@ def plan(args: argparse.Namespace) -> None:
     from apr.cli.cost import report
 
     recorded = args.measured or (RECORDED if RECORDED.is_file() else None)
-    for line in report(args.scale, recorded and read_json(recorded)):
+    for line in report(args.scale, read_json(recorded) if recorded else None):
         print(line)
 
 

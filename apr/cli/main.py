@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from apr.cli import inspect
 from apr.cli.plan import DEFAULT_SCALE, load_scale
@@ -168,8 +169,8 @@ def build_parser() -> argparse.ArgumentParser:
             verb.add_argument("--with-scale", action="append", default=[], metavar="SCALE",
                               help="a scale of another seed whose problems count too; may be repeated")
         verb.set_defaults(run=run_job, function=function)
-    for function in (inspect.params, inspect.status, inspect.prune, inspect.commit):
-        add_verb(verbs, function).set_defaults(run=function)
+    for look in (inspect.params, inspect.status, inspect.prune, inspect.commit):
+        add_verb(verbs, look).set_defaults(run=look)
     verb = add_verb(verbs, inspect.plan)
     verb.add_argument("--measured", type=Path, metavar="RUN.JSON",
                       help="recorded run that gives the hours here (default: results/run.json, if it exists)")
@@ -193,9 +194,9 @@ def add_verb(verbs, function: Callable) -> argparse.ArgumentParser:
     return verb
 
 
-def describe(function: Callable) -> dict[str, str]:
+def describe(function: Callable) -> dict[str, Any]:
     """Help from the docstring."""
-    text = " ".join(function.__doc__.split())
+    text = " ".join((function.__doc__ or "").split())
     return {"help": text.split(". ")[0].rstrip("."), "description": text}
 
 

@@ -42,7 +42,7 @@ def nodes(params: Params) -> dict[str, Node]:
         found[traces] = Node("traces", (f"data/traces/{method}.parquet",), ("problems", "tokenizer"), only)
         found[f"sft/{method}"] = Node("sft", (model,), (traces, "tokenizer"), only)
     for policy, settings in params.rl.policies.items():
-        read = ("problems", f"sft/{settings.method}")
+        read: tuple[str, ...] = ("problems", f"sft/{settings.method}")
         only = {"rl.policies": {policy}, "traces.methods": {settings.method}}
         found[f"rl/{policy}"] = Node("rl", (f"data/models/rl/{policy}",), read, only)
     for stage, model in evaluation_jobs(params):
@@ -123,7 +123,8 @@ class Plan:
         self._repository = repository
         self.jobs: dict[str, Job] = {}
         self.stale: dict[str, str] = {}
-        stages, code = declared_stages(repository), {}
+        stages = declared_stages(repository)
+        code: dict[str, str] = {}
         values = self.params.model_dump(mode="json")
         base = hash_base(self.params, repository)
         for name, node in self.nodes.items():

@@ -351,5 +351,6 @@ def _partial(section: type[Section], values: Mapping[str, Any]) -> Any:
         if isinstance(annotation, type) and issubclass(annotation, Section):
             partial.__dict__[key] = _partial(annotation, value)
         else:
-            partial.__dict__[key] = TypeAdapter(annotation).validate_python(value)
+            adapter: TypeAdapter[Any] = TypeAdapter(annotation or Any)
+            partial.__dict__[key] = adapter.validate_python(value)
     return partial

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +27,7 @@ def new_model(
     model: Model, vocabulary_size: int, pad: int, window: int, seed: int, attention: str = "sdpa"
 ) -> LlamaForCausalLM:
     """A Llama with random float32 weights that depend on `seed` and the shapes alone (section 4.1)."""
-    config = LlamaConfig(
+    config = LlamaConfig(  # type: ignore[call-arg]
         vocab_size=vocabulary_size, hidden_size=model.hidden, intermediate_size=model.ffn,
         num_hidden_layers=model.layers, num_attention_heads=model.heads, num_key_value_heads=model.kv_heads,
         max_position_embeddings=window, tie_word_embeddings=model.tie_embeddings,
@@ -55,7 +56,7 @@ def load_model(directory: str | Path, device: str = "auto", attention: str = "sd
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: weights not readable ({str(error).splitlines()[0]})") from None
-    return model.to(resolve_device(device)).eval()
+    return model.to(resolve_device(device)).eval()  # type: ignore[arg-type]
 
 
 def check_checkpoint(directory: Path) -> None:
@@ -101,7 +102,7 @@ def tokenizer_size(directory: Path) -> int:
     return 1 + max([*ids, *(token["id"] for token in content.get("added_tokens") or [])])
 
 
-def merge_adapters(model: torch.nn.Module, directory: Path) -> PreTrainedModel:
+def merge_adapters(model: Any, directory: Path) -> PreTrainedModel:
     """The model with its adapters, if it has any, in its weights; they are also written to `directory`, for
     `PeftModel.from_pretrained` on the model that they were trained on."""
     if not hasattr(model, "merge_and_unload"):
@@ -119,7 +120,7 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: Path, directory: Path) ->
     `directory` is made if needed; make it atomic with `apr.core.files.atomic_path`. Raises
     `CheckpointError` if the tokenizer does not fit the model.
     """
-    check_tokenizer_fits(Path(tokenizer), model.get_input_embeddings().num_embeddings)
+    check_tokenizer_fits(Path(tokenizer), len(cast(torch.Tensor, model.get_input_embeddings().weight)))
     directory = Path(directory)
     model.save_pretrained(directory)
     for pattern in TOKENIZER_FILES:

@@ -1,7 +1,7 @@
 """The symbolic solver of a method on the test problems: what its SFT model can at best learn to do."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from apr.core.files import write_rows
 from apr.core.params import Params
@@ -46,7 +46,8 @@ def teacher_points(params: Params, method: str) -> list[Point]:
     """The points of `evaluate_teacher`."""
     found = [Point(None, 0.0, sample) for sample in range(SAMPLES)]
     if condition_kind(params, method, "sft") == "children":
-        amounts = sorted({point.condition for point in points(params, method, "sft")} - {None})
+        asked = {point.condition for point in points(params, method, "sft")}
+        amounts = sorted(amount for amount in asked if amount is not None)
         found += [Point(k, 0.0, sample) for k in amounts for sample in range(CONDITIONED_SAMPLES)]
     return found
 
@@ -55,30 +56,30 @@ def draw(problem: Problem, point: Point, name: str, params: Params) -> Trace:
     """One trace of the solver, at random; with a condition, in the prompt too, given that many children."""
     method = params.traces.methods[name].model_copy(update={"only_solved": False})
     if point.condition is None:
-        return draw_trace(problem, f"teacher/{name}/{point.sample}", method, params)
-    trace = draw_given(problem, point, name, params)
+        return cast(Trace, draw_trace(problem, f"teacher/{name}/{point.sample}", method, params))
+    trace = draw_given(problem, point.condition, point.sample, name, params)
     condition = Condition("children", point.condition)
     trace.threads[0].events[0] = ev.RootPrompt(problem.target, problem.numbers, condition)
     return trace
 
 
-def draw_given(problem: Problem, point: Point, name: str, params: Params) -> Trace:
-    """The solver's trace given its number of children, by rejection.
+def draw_given(problem: Problem, wanted: int, sample: int, name: str, params: Params) -> Trace:
+    """The solver's trace given that it `wanted` so many children, by rejection.
 
     Of a problem that never has that many, or not in `ATTEMPTS` draws, the trace with the closest number (the
     smaller of two). Where only the root's first node can spawn, beams that cannot give the number are not
     tried: its children are then the node's successors, if it has two, or none.
     """
     method, largest = params.traces.methods[name], params.problems.max_value
-    rng = derive_rng(params.seed, "teacher", name, problem.id, point.condition, point.sample)
-    beams, wanted = list(range(method.beam[0], method.beam[1] + 1)), point.condition
+    rng = derive_rng(params.seed, "teacher", name, problem.id, wanted, sample)
+    beams, asked = list(range(method.beam[0], method.beam[1] + 1)), wanted
     if method.spawn_depth == 0:
         heuristic = HEURISTICS[method.heuristic]
         most = len(expand(problem.numbers, problem.target, beams[-1], largest, heuristic))
         widths = {beam: min(beam, most) if min(beam, most) >= 2 else 0 for beam in beams}
-        wanted = min({0, *widths.values()}, key=lambda width: (abs(width - point.condition), width))
+        wanted = min({0, *widths.values()}, key=lambda width: (abs(width - asked), width))
         beams = [beam for beam in beams if wanted in (0, widths[beam])]
-    drawn = []
+    drawn: list[Trace] = []
     while len(drawn) < ATTEMPTS and (not drawn or drawn[-1].children != wanted):
         beam = rng.choice(beams)
         drawn.append(solve_trace(problem, method.model_copy(update={"beam": (beam, beam)}), largest, rng))

@@ -38,7 +38,7 @@ def rl_curves(logs: Mapping[str, Sequence[Row]]) -> Figure:
         axes.set_title(label)
         axes.set_xlabel("step")
     figure.axes[-1].set_yscale("symlog", linthresh=1e-4)
-    figure.axes[-1].yaxis.get_major_locator().set_params(numticks=6)
+    figure.axes[-1].yaxis.get_major_locator().set_params(numticks=6)  # type: ignore[call-arg]
     figure.axes[0].legend()
     return figure
 

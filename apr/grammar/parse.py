@@ -1,7 +1,7 @@
 """Token ids -> typed events, by recursive descent. Errors are values: the token's index and the reason."""
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Literal, NoReturn, cast
 
 from apr.countdown.operation import Operation
 from apr.grammar import events as ev
@@ -88,9 +88,9 @@ class Parser:
         numbers = self._numbers()
         condition = None
         kind = self._word()
-        if kind == "tokens" or kind == "children":
+        if kind in ("tokens", "children"):
             self.position += 1
-            condition = ev.Condition(kind, self._number())
+            condition = ev.Condition(cast(Literal["tokens", "children"], kind), self._number())
         self._expect("go")
         return ev.RootPrompt(target, numbers, condition)
 

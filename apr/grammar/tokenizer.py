@@ -1,6 +1,7 @@
 """The language as a tokenizer of `transformers`, saved beside every checkpoint."""
 
 from pathlib import Path
+from typing import cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -19,7 +20,7 @@ LANGUAGE_FILE = "thread_language.json"
 def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     """A tokenizer with exactly the ids of `vocabulary`: `encode(text)` equals `vocabulary.encode(text)`."""
     tokenizer = Tokenizer(
-        models.WordPiece(vocab=vocabulary.ids, unk_token="<unk>", continuing_subword_prefix="##")
+        models.WordPiece(vocab=dict(vocabulary.ids), unk_token="<unk>", continuing_subword_prefix="##")
     )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
@@ -55,8 +56,8 @@ def extend_tokenizer(base: Path, depths: int, messages: int) -> Language:
 def save_tokenizer(language: Language, directory: Path) -> None:
     """Writes the tokenizer's files and the settings it was built from into an existing directory."""
     vocabulary = language.vocabulary
-    own = isinstance(vocabulary, Vocabulary)
-    (build_tokenizer(vocabulary) if own else vocabulary.tokenizer).save_pretrained(directory)
+    own = build_tokenizer(vocabulary) if isinstance(vocabulary, Vocabulary) else None
+    (own or cast(PretrainedVocabulary, vocabulary).tokenizer).save_pretrained(directory)
     write_json(Path(directory) / LANGUAGE_FILE, vocabulary.settings)
 
 

@@ -44,7 +44,7 @@ class BaseVocabulary:
         self.depth_ids = [ids[f":{depth}"] for depth in range(depths)]
         self.count_of = {ids[f"#{count}"]: count for count in range(1, messages + 1)}
         self._heads, self._tails = heads, tails
-        self._words = {token: word for word, token in ids.items()} | heads
+        self._words = {token: word for word, token in ids.items()} | dict(heads)
         self._words |= {token: f"##{digits}" for token, digits in tails.items()}
         self._numbers: dict[int, list[int]] = {}
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -151,6 +151,6 @@ def decoding(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
     training = model.training
     model.eval()
     try:
-        yield model.get_base_model() if isinstance(model, PeftModel) else model
+        yield cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     finally:
         model.train(training)

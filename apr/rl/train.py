@@ -89,7 +89,7 @@ def train_rl(
         log = StepLog(work / "log.jsonl" if rank == 0 else Path(os.devnull), sampler, meter, params.rl)
         trainer = PackedGRPOTrainer(
             model=load_model(checkpoint, params.engine.device, attention="packed").float(),
-            reward_funcs=given_reward,
+            reward_funcs=given_reward,  # type: ignore[arg-type]
             rollout_func=sampler.sample,
             args=config,
             train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),

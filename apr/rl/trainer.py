@@ -1,10 +1,10 @@
 """TRL's GRPO on packed rows: what is sampled, masked and scored is the threads, not the flattened row."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
 from apr.rl.packing import position_ids
@@ -43,8 +43,9 @@ class PackedGRPOTrainer(GRPOTrainer):
         loss = super()._compute_loss(model, inputs)
         # TRL logs plain means over micro-batches, some of which have few tokens or none.
         share = self._scored(inputs) / inputs["num_items_in_batch"].clamp(min=1)
+        batches = cast(int, cast(GRPOConfig, self.args).steps_per_generation)
         for name in {"kl", "clip_ratio/region_mean"} & self._metrics["train"].keys():
-            self._metrics["train"][name][-1] *= share.item() * self.args.steps_per_generation
+            self._metrics["train"][name][-1] *= share.item() * batches
         return loss
 
     def _scored(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The model that training starts from: new, a checkpoint of this project, or any Hugging Face causal LM."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -27,18 +28,19 @@ def starting_model(
         if sft.lora:
             raise ParamsError("sft.lora: allowed only with sft.base, the checkpoint that it adapts")
         size, window = vocabulary.size, params.grammar.window
-        return new_model(params.model, size, vocabulary.pad, window, seed, attention="packed"), None
+        pad = vocabulary.ids["<pad>"]
+        return new_model(params.model, size, pad, window, seed, attention="packed"), None
     base = Path(sft.base)
     model = load_model(base, device="cpu", attention="packed").float()
     if extend_tokenizer(base, vocabulary.depths, vocabulary.messages).vocabulary.ids != vocabulary.ids:
         raise CheckpointError(f"{base}: the tokenizer was not made for this model")
     foreign = not (base / LANGUAGE_FILE).is_file()
-    if foreign:
+    if isinstance(vocabulary, PretrainedVocabulary) and foreign:
         add_words(model, vocabulary)
     if sft.lora is None:
         return model, None
     lora = LoraConfig(r=sft.lora.rank, lora_alpha=sft.lora.alpha, target_modules="all-linear")
-    if foreign:
+    if isinstance(vocabulary, PretrainedVocabulary) and foreign:
         layers = (model.get_input_embeddings(), model.get_output_embeddings())
         names = [name for name, module in model.named_modules() if module in layers]
         lora.trainable_token_indices = {name: vocabulary.new_ids for name in names}
@@ -54,5 +56,6 @@ def add_words(model: PreTrainedModel, vocabulary: PretrainedVocabulary) -> None:
     model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
     for token in vocabulary.new_ids:
         pieces = vocabulary.tokenizer.encode(vocabulary.word(token), add_special_tokens=False)
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layers: Any = (model.get_input_embeddings(), model.get_output_embeddings())
+        for layer in layers:
             layer.weight[token] = layer.weight[pieces].mean(0)

@@ -12,7 +12,7 @@ import torch
 from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_table
 from apr.core.seeds import derive_seed
-from apr.grammar.vocabulary import Vocabulary
+from apr.grammar.vocabulary import BaseVocabulary
 
 COLUMNS = pa.schema({
     "trace_id": pa.string(),
@@ -103,7 +103,7 @@ def _endless_order(count: int, seed: int) -> Iterator[int]:
         epoch += 1
 
 
-def label_weights(vocabulary: Vocabulary, token_weights: Mapping[str, float]) -> torch.Tensor:
+def label_weights(vocabulary: BaseVocabulary, token_weights: Mapping[str, float]) -> torch.Tensor:
     """(vocabulary,) float32 loss weight of each label. Raises `ParamsError` on an unknown token."""
     weights = torch.ones(vocabulary.size)
     for text, weight in token_weights.items():

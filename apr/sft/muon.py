@@ -4,8 +4,9 @@
 than float32 (70 ms against 980 ms a step for 0.8M parameters), and one matrix at a time.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -31,7 +32,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 class Muon(Optimizer):
     """`learning_rate` moves the matrices, `other_learning_rate` embeddings, norms and biases (AdamW)."""
 
-    def __init__(self, model: nn.Module, learning_rate: float, other_learning_rate: float, decay: float):
+    def __init__(self, model: Any, learning_rate: float, other_learning_rate: float, decay: float):
         layers = (model.get_input_embeddings(), model.get_output_embeddings())
         embeddings = {id(p) for layer in layers if layer is not None for p in layer.parameters()}
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -54,8 +55,8 @@ class Muon(Optimizer):
                 for p in params:
                     self._step_adamw(group, p)
 
-    def _step_matrices(self, group: dict, params: list[nn.Parameter]) -> None:
-        shapes: dict[torch.Size, list[nn.Parameter]] = {}
+    def _step_matrices(self, group: dict, params: list[Any]) -> None:
+        shapes: dict[torch.Size, list[Any]] = {}
         for p in params:
             shapes.setdefault(p.shape, []).append(p)
         for (rows, columns), same in shapes.items():
@@ -68,7 +69,7 @@ class Muon(Optimizer):
             for p, update in zip(same, orthogonalize(torch.stack(updates)), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
 
-    def _step_adamw(self, group: dict, p: nn.Parameter) -> None:
+    def _step_adamw(self, group: dict, p: Any) -> None:
         state = self.state[p]
         if not state:
             state.update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))

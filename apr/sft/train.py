@@ -50,7 +50,7 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         longest=min(params.grammar.window, sft.row_tokens),
     )
     lengths = np.diff(threads.starts)
-    rows = pack_rows(lengths, sft.row_tokens, sft.tokens[method], seed)
+    rows = pack_rows(lengths.tolist(), sft.row_tokens, sft.tokens[method], seed)
     rows = rows[: max(1, len(rows) // sft.rows_per_step) * sft.rows_per_step]
     if sft.rows_per_step % processes:
         raise ParamsError(f"sft.rows_per_step: {sft.rows_per_step} is not allowed; allowed: a multiple of "

@@ -18,7 +18,7 @@ class PackedSFTTrainer(SFTTrainer):
     """`row_tokens`: tokens of each row, in the order in which they are seen; only the log needs them.
     With a `matrix_learning_rate` Muon trains the layers' matrices; without one, AdamW trains all."""
 
-    loss_is_scaled_for_ga = True  # compute_loss divides by the weight of all rows of the step
+    loss_is_scaled_for_ga: Any = True  # compute_loss divides by the weight of all rows of the step
 
     def __init__(
         self, *args: Any, row_tokens: Sequence[int], matrix_learning_rate: float | None, **kwargs: Any
@@ -62,7 +62,7 @@ class PackedSFTTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             step, now = self.state.global_step, time.perf_counter()
-            since, then = self.logged
+            since, then = self.logged or (step, now)
             rows = self.args.gradient_accumulation_steps * self.accelerator.num_processes
             logs["tokens"] = sum(self.row_tokens[: step * rows])
             logs["tokens_per_second"] = round(sum(self.row_tokens[since * rows : step * rows]) / (now - then))
