@@ -37,7 +37,9 @@ TRACE_SCHEMA = pa.schema({
 })  # fmt: skip
 
 CHUNK = 250
-"""Problems per task of a worker, and traces per row group; the bytes do not depend on the workers."""
+"""Problems per task of a worker, and of a row group; the bytes do not depend on the workers."""
+GROUPS = 1000
+"""Row groups of a file at most, of several chunks where there are more: each takes 20 KB until the end."""
 
 INJECTED = (ev.RootPrompt, ev.ChildPrompt, ev.Joined)
 """What a model reads and never writes: it carries no loss."""
@@ -208,16 +210,18 @@ def make_traces(
     """Writes the traces of `method` for the first `params.traces.problems` training problems, in the language
     of the directory `tokenizer`.
 
-    Raises `CheckpointError` if that has none, and `DataError` as `stream_problems` does or if the window keeps
-    no trace at all.
+    Raises `CheckpointError` if that has none, and `DataError` as `stream_problems` does, or if the window
+    keeps no trace at all.
     """
     count = min(params.traces.problems, count_rows(problems))
     chosen = islice(stream_problems(problems), count)
     kept = 0
     with atomic_path(out) as partial_path:
         with pq.ParquetWriter(partial_path, TRACE_SCHEMA, compression="zstd") as writer:
-            tables = trace_tables(chosen, method, params, tokenizer, workers)
-            for table in track(tables, f"traces {method}", ceil(count / CHUNK), unit="chunk"):
+            tables, total = trace_tables(chosen, method, params, tokenizer, workers), ceil(count / CHUNK)
+            tables = track(tables, f"traces {method}", total, unit="chunk")
+            while group := list(islice(tables, ceil(total / GROUPS))):
+                table = pa.concat_tables(group).combine_chunks()
                 kept += table.num_rows
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
         if not kept:
