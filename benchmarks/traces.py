@@ -2,9 +2,11 @@
 
     python -m benchmarks.traces --problems 500000 --scale gpu
 
-draws that many problems of a scale, then writes the traces of each method on them, all through the verbs'
-own code, each in a process of its own: rate per core, and the peak memory of the process and of its workers.
-The yardstick is a recursive search of all expressions in plain Python, timed in the same run on a core.
+draws a tenth of that many problems of a scale, then that many, and writes the traces of each method on them,
+all through the verbs' own code, each in a process of its own: the rate per core (per second of CPU time, of
+all processes and from their start), and the peak memory of the process and of its workers, which is to be the
+same for ten times as many. The yardstick is a recursive search of all expressions in plain Python, timed in
+the same run on a core.
 """
 
 import argparse
@@ -25,6 +27,8 @@ from apr.grammar.tokenizer import make_tokenizer
 from apr.solvers.traces import make_traces
 from benchmarks.apart import apart
 
+BOTH = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
 
 def plain_solver(numbers: list[Fraction], target: int) -> bool:
     """Whether some expression of all numbers is the target; the recursion that comes to mind first."""
@@ -41,27 +45,27 @@ def plain_solver(numbers: list[Fraction], target: int) -> bool:
 
 
 def measure(verb: str, params: Params, workers: int, root: Path) -> tuple[float, float, float]:
-    """Seconds, and peak MiB of the process and of its largest worker."""
+    """CPU seconds of the process and its workers, and peak MiB of the process and of its largest worker."""
     if verb == "problems":
         make_tokenizer(params, root / "tokenizer")
-    started = time.perf_counter()
+    before = sum(sum(resource.getrusage(who)[:2]) for who in BOTH)
     if verb == "problems":
         make_problems(params, root / "problems")
     else:
         problems, out = root / "problems/train.parquet", root / f"{verb}.parquet"
         make_traces(params, verb, problems, root / "tokenizer", out, workers)
-    seconds = time.perf_counter() - started
-    own, largest = (resource.getrusage(who).ru_maxrss / 1024
-                    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
-    return seconds, own, largest
+    used = [resource.getrusage(who) for who in BOTH]
+    own, largest = (usage.ru_maxrss / 1024 for usage in used)
+    return sum(sum(usage[:2]) for usage in used) - before, own, largest
 
 
 def yardstick(problems: list[Problem]) -> float:
-    started = time.perf_counter()
+    """Problems per CPU second of the plain solver."""
+    started = time.process_time()
     solved = [plain_solver([Fraction(number) for number in problem.numbers], problem.target)
               for problem in problems]  # fmt: skip
     assert all(solved)
-    return len(problems) / (time.perf_counter() - started)
+    return len(problems) / (time.process_time() - started)
 
 
 def main() -> None:
@@ -73,26 +77,27 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["apr", "sos_plus"])
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    params, count = load_scale(args.scale), args.problems
-    params = params.model_copy(update={
-        "problems": params.problems.model_copy(update={"train": count}),
-        "traces": params.traces.model_copy(update={"problems": count}),
-    })  # fmt: skip
+    scale, plain = load_scale(args.scale), None
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        seconds, own, _ = apart(measure, "problems", params, 1, root)
-        plain = yardstick(read_problems(root / "problems/test.parquet")[:100])
-        rate = count / seconds
-        print(f"plain solver: {plain:.1f} problems/s")
-        times = f"{rate / plain:.1f} x the plain solver"
-        print(f"problems: {rate:.0f} problems/s ({times}), {own:.0f} MiB", flush=True)
-        for method in args.methods:
-            seconds, own, largest = apart(measure, method, params, args.workers, root)
-            found = pq.ParquetFile(root / f"{method}.parquet").metadata
-            rate = count / seconds / args.workers
-            memory = f"{own:.0f} MiB and {largest:.0f} MiB per worker"
-            print(f"traces {method}: {rate:.0f} problems/s per core ({rate / plain:.1f} x the plain solver), "
-                  f"{found.num_rows} threads, {memory}", flush=True)  # fmt: skip
+        for count in (args.problems // 10, args.problems):
+            params = scale.model_copy(update={
+                "problems": scale.problems.model_copy(update={"train": count}),
+                "traces": scale.traces.model_copy(update={"problems": count}),
+            })  # fmt: skip
+            for verb in ("problems", *args.methods):
+                seconds, own, largest = apart(measure, verb, params, args.workers, root)
+                if plain is None:
+                    plain = yardstick(read_problems(root / "problems/test.parquet")[:100])
+                    print(f"plain solver: {plain:.1f} problems/s")
+                rate = count / seconds
+                memory, what = f"{own:.0f} MiB", "problems"
+                if verb != "problems":
+                    what = f"traces {verb}"
+                    memory += f" and {largest:.0f} MiB per worker"
+                    memory += f", {pq.ParquetFile(root / f'{verb}.parquet').metadata.num_rows} threads"
+                print(f"{what}, {count} problems: {rate:.0f} problems/s per core "
+                      f"({rate / plain:.1f} x the plain solver), {memory}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

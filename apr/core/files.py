@@ -71,25 +71,49 @@ def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema) 
         pq.write_table(table, partial, compression="zstd")
 
 
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _check_columns(path: str | Path, found: pa.Schema, wanted: pa.Schema) -> None:
+    for field in wanted:
+        if field.name not in found.names:
+            raise DataError(f"{path}: column {field.name!r} is missing")
+        if found.field(field.name).type != field.type:
+            raise DataError(f"{path}: column {field.name!r} has type {found.field(field.name).type}, "
+                            f"expected {field.type}")  # fmt: skip
+
+
 def read_table(path: str | Path, schema: pa.Schema) -> pa.Table:
     """The columns of `schema` from a Parquet file.
 
     Raises `DataError`, naming the file, if it is missing, truncated, not Parquet, or lacks a column or
     holds it with another type.
     """
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file")
-    try:
+    with _readable(path):
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
-    for field in schema:
-        if field.name not in table.column_names:
-            raise DataError(f"{path}: column {field.name!r} is missing")
-        if table.schema.field(field.name).type != field.type:
-            found = table.schema.field(field.name).type
-            raise DataError(f"{path}: column {field.name!r} has type {found}, expected {field.type}")
+    _check_columns(path, table.schema, schema)
     return table.select(schema.names)
+
+
+def count_rows(path: str | Path) -> int:
+    """The number of rows of a Parquet file. Raises `DataError` if it is missing or not one."""
+    with _readable(path):
+        return pq.read_metadata(path).num_rows
+
+
+def stream_rows(path: str | Path, schema: pa.Schema, batch: int = 1000) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, `batch` of them in memory at a time; errors as `read_table`."""
+    with _readable(path), pq.ParquetFile(path, buffer_size=1 << 16) as file:
+        _check_columns(path, file.schema_arrow, schema)
+        for rows in file.iter_batches(batch, columns=schema.names):
+            yield from rows.select(schema.names).to_pylist()
 
 
 def read_rows(path: str | Path, schema: pa.Schema) -> list[dict[str, Any]]:

@@ -1,26 +1,32 @@
 """Demonstrations of one method for the training problems: a Parquet row per thread."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
+from itertools import islice
 from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apr.core.errors import DataError
-from apr.core.files import atomic_path
+from apr.core.files import atomic_path, count_rows
 from apr.core.params import Grammar, Params, TraceMethod
 from apr.core.process import end_with, identity
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
-from apr.countdown import Problem, read_problems
+from apr.countdown import Problem
+from apr.countdown.stream import stream_problems
 from apr.grammar import Condition, Language
 from apr.grammar import events as ev
 from apr.grammar.tokenizer import load_language
+from apr.solvers.kernel import Tables, load_search, search
 from apr.solvers.search import ROOT_THREAD, Trace, TraceThread, solve_trace
 
 TRACE_SCHEMA = pa.schema({
@@ -31,7 +37,9 @@ TRACE_SCHEMA = pa.schema({
 })  # fmt: skip
 
 CHUNK = 250
-"""Problems per task of a worker, and traces per row group; the bytes do not depend on the workers."""
+"""Problems per task of a worker, and of a row group; the bytes do not depend on the workers."""
+GROUPS = 1000
+"""Row groups of a file at most, of several chunks where there are more: each takes 20 KB until the end."""
 
 INJECTED = (ev.RootPrompt, ev.ChildPrompt, ev.Joined)
 """What a model reads and never writes: it carries no loss."""
@@ -134,23 +142,66 @@ def trace_rows(problem: Problem, name: str, params: Params, language: Language) 
 _language = cache(load_language)  # once per process
 
 
-def _chunk_table(problems: list[Problem], name: str, params: Params, tokenizer: Path) -> pa.Table:
+@cache
+def _tables(language: Language) -> Tables:
+    """Of one language per process."""
+    return Tables(language)
+
+
+def chunk_table(problems: list[Problem], name: str, params: Params, tokenizer: Path) -> pa.Table:
+    """The rows of many problems, in their order: by `search`, and of what that leaves by `trace_rows`."""
     language = _language(tokenizer)
-    rows = [row for problem in problems for row in trace_rows(problem, name, params, language)]
-    return pa.Table.from_pylist(rows, schema=TRACE_SCHEMA)
+    rows, ids, mask, left = search(problems, name, params, _tables(language))
+    table, start, parts = _table(rows, ids, mask, problems, name, params), 0, []
+    for index in left:
+        end = int(np.searchsorted(rows["problem"], index))
+        made = pa.Table.from_pylist(trace_rows(problems[index], name, params, language), schema=TRACE_SCHEMA)
+        parts += [table.slice(start, end - start), made]
+        start = end
+    return pa.concat_tables([*parts, table.slice(start)]).combine_chunks()
+
+
+def _table(
+    rows: np.ndarray, ids: np.ndarray, mask: np.ndarray, problems: list[Problem], name: str, params: Params
+) -> pa.Table:
+    """`TRACE_SCHEMA` of what `search` returns."""
+    kind = "children" if params.traces.methods[name].solver == "apr" else "tokens"
+    problem = pa.array(rows["problem"])
+    starts = pa.array(np.cumsum([0, *rows["length"]]), pa.int32())
+    conditioned = rows["amount"] >= 0
+    return pa.Table.from_pydict({
+        "trace_id": pa.array([f"{name}/{problem.id}" for problem in problems]).take(problem),
+        "problem_id": pa.array([problem.id for problem in problems]).take(problem),
+        "thread": rows["thread"], "parent": rows["parent"],
+        "role": pa.array(["root", "child"]).take(pa.array((rows["thread"] > 0).astype(np.int8))),
+        "token_ids": pa.ListArray.from_arrays(starts, pa.array(ids)),
+        "loss_mask": pa.ListArray.from_arrays(starts, pa.array(mask)),
+        "condition_kind": pa.array([None, kind]).take(pa.array(conditioned.astype(np.int8))),
+        "condition_amount": pa.array(rows["amount"], mask=~conditioned), "children": rows["children"],
+        "solved": rows["solved"] > 0, "length": rows["length"],
+    }, schema=TRACE_SCHEMA)  # fmt: skip
 
 
 def trace_tables(
-    problems: list[Problem], name: str, params: Params, tokenizer: Path, workers: int
+    problems: Iterable[Problem], name: str, params: Params, tokenizer: Path, workers: int
 ) -> Iterator[pa.Table]:
-    """One table per chunk of problems, in their order, made by `workers` processes."""
-    chunks = [problems[start : start + CHUNK] for start in range(0, len(problems), CHUNK)]
-    make = partial(_chunk_table, name=name, params=params, tokenizer=tokenizer)
+    """One table per chunk of problems, in their order, made by `workers` processes.
+
+    No more is in memory than what they are at and have yet to take, two chunks each.
+    """
+    load_search()  # compiles it once, before several processes do
+    problems = iter(problems)
+    make = partial(chunk_table, name=name, params=params, tokenizer=tokenizer)
+    chunks = iter(lambda: list(islice(problems, CHUNK)), [])
     if workers == 1:
         yield from map(make, chunks)
         return
-    with get_context("spawn").Pool(workers, initializer=end_with, initargs=(identity(),)) as pool:
-        yield from pool.imap(make, chunks)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), end_with, (identity(),))
+    with pool:
+        made = deque(pool.submit(make, chunk) for chunk in islice(chunks, 2 * workers))
+        while made:
+            yield made.popleft().result()
+            made.extend(pool.submit(make, chunk) for chunk in islice(chunks, 1))
 
 
 def make_traces(
@@ -159,14 +210,18 @@ def make_traces(
     """Writes the traces of `method` for the first `params.traces.problems` training problems, in the language
     of the directory `tokenizer`.
 
-    Raises `CheckpointError` if that has none, and `DataError` if the window keeps no trace at all.
+    Raises `CheckpointError` if that has none, and `DataError` as `stream_problems` does, or if the window
+    keeps no trace at all.
     """
-    chosen = read_problems(problems)[: params.traces.problems]
+    count = min(params.traces.problems, count_rows(problems))
+    chosen = islice(stream_problems(problems), count)
     kept = 0
     with atomic_path(out) as partial_path:
         with pq.ParquetWriter(partial_path, TRACE_SCHEMA, compression="zstd") as writer:
-            tables = trace_tables(chosen, method, params, tokenizer, workers)
-            for table in track(tables, f"traces {method}", ceil(len(chosen) / CHUNK), unit="chunk"):
+            tables, total = trace_tables(chosen, method, params, tokenizer, workers), ceil(count / CHUNK)
+            tables = track(tables, f"traces {method}", total, unit="chunk")
+            while group := list(islice(tables, ceil(total / GROUPS))):
+                table = pa.concat_tables(group).combine_chunks()
                 kept += table.num_rows
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
         if not kept:

@@ -1,6 +1,7 @@
 """The slot engine against `generate` and against a plain forward pass of each thread alone."""
 
 import random
+import shutil
 
 import numpy as np
 import psutil
@@ -187,7 +188,7 @@ def test_fused_logits_are_those_of_the_model_for_every_shape_of_head(
 
 
 def test_without_a_compiler_decoding_goes_on_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="no C compiler"):
         assert kernels.load_kernels.__wrapped__() is None
     monkeypatch.undo()

@@ -1,0 +1,62 @@
+"""C sources that are compiled for this machine when they are first needed.
+
+A library is kept under `$XDG_CACHE_HOME/apr` (`~/.cache/apr`), named after the source, the compiler's options
+and the processor.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from apr.core.files import atomic_path
+
+OPTIONS = ("-O3", "-march=native", "-fPIC", "-shared")
+
+
+def load_library(
+    source: Path, functions: Mapping[str, Sequence[type]], what: str, options: Sequence[str] = ()
+) -> ctypes.CDLL | None:
+    """The `functions` of a C file, by their argument types; each returns nothing.
+
+    None, with a warning that `what` will be slow, where they cannot be compiled or loaded.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if compiler is None:
+        warnings.warn(f"no C compiler (cc, gcc): {what} will be slow", stacklevel=3)
+        return None
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler, source, [*OPTIONS, *options])))
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        warnings.warn(f"{source.name} does not compile here, {what} will be slow: {said}", stacklevel=3)
+        return None
+    for name, arguments in functions.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def _compiled(compiler: str, source: Path, options: Sequence[str]) -> Path:
+    identity = [source.read_text(), compiler, *options, platform.machine(), _processor()]
+    digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apr"
+    library = folder / f"{source.stem}-{digest}.so"
+    if not library.exists():
+        with atomic_path(library) as partial:
+            command = [compiler, *options, str(source), "-o", str(partial), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+    return library
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+    kept = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    return "\n".join(sorted(kept or lines))

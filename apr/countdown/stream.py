@@ -1,0 +1,32 @@
+"""The problems of a file one after another, however many there are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from apr.core.errors import DataError
+from apr.core.files import stream_rows
+from apr.countdown.problem import PROBLEM_SCHEMA, Problem
+from apr.countdown.solvable import solvable
+
+
+def stream_problems(path: str | Path) -> Iterator[Problem]:
+    """The problems of a Parquet file in its order, which is that of their ids, shorter ones first.
+
+    Raises `DataError` for what `read_problems` does, when it comes there, and for an id out of order: so none
+    occurs twice, and none need be kept to know it.
+    """
+    before = (0, "")
+    for row in stream_rows(path, PROBLEM_SCHEMA):
+        problem = Problem(row["problem_id"], tuple(row["numbers"]), row["target"])
+        place = (len(problem.id), problem.id)
+        if place <= before:
+            raise DataError(f"{path}: problem id {problem.id!r} after {before[1]!r}; allowed: ascending ids")
+        before = place
+        if len(problem.numbers) < 2 or min(problem.numbers) < 0 or problem.target < 0:
+            raise DataError(f"{path}: problem {problem.id!r} is not a Countdown problem: {problem.numbers}")
+        if not solvable(tuple(sorted(problem.numbers)), problem.target, None):
+            raise DataError(f"{path}: problem {problem.id!r} has no solution: "
+                            f"{list(problem.numbers)} -> {problem.target}")  # fmt: skip
+        yield problem
+    if before == (0, ""):
+        raise DataError(f"{path}: holds no problems")

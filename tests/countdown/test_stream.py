@@ -1,0 +1,49 @@
+"""Problems one after another: the same as all at once, and the same faults."""
+
+import pytest
+
+from apr.core.errors import DataError
+from apr.core.files import count_rows, write_rows
+from apr.core.params import load_params
+from apr.countdown import PROBLEM_SCHEMA, Problem, read_problems
+from apr.countdown.generate import make_problems
+from apr.countdown.stream import stream_problems
+
+
+def write(path, *rows):
+    write_rows(path, [dict(zip(PROBLEM_SCHEMA.names, row, strict=True)) for row in rows], PROBLEM_SCHEMA)
+    return path
+
+
+def test_a_stream_holds_what_the_file_holds(tmp_path):
+    params = load_params("params.yaml")
+    few = params.problems.model_copy(update={"train": 2500, "validation": 1, "test": 1})
+    make_problems(params.model_copy(update={"problems": few}), tmp_path)
+    path = tmp_path / "train.parquet"
+    assert list(stream_problems(path)) == read_problems(path)
+    assert count_rows(path) == 2500
+
+
+def test_faults_are_found_where_they_are(tmp_path):
+    path = tmp_path / "problems.parquet"
+    for read in (count_rows, lambda path: next(stream_problems(path))):
+        with pytest.raises(DataError, match="no such file"):
+            read(path)
+    problems = stream_problems(write(path, ("a", [1, 2], 3), ("b", [1, 2], 50)))
+    assert next(problems) == Problem("a", (1, 2), 3)
+    with pytest.raises(DataError, match="'b' has no solution"):
+        next(problems)
+    for second in ("b", "a"):
+        with pytest.raises(DataError, match=f"'{second}' after 'b'; allowed: ascending ids"):
+            list(stream_problems(write(path, ("b", [1, 2], 3), (second, [1, 3], 4))))
+    grown = write(path, ("p-9", [1, 2], 3), ("p-10", [1, 3], 4))
+    assert [problem.id for problem in stream_problems(grown)] == ["p-9", "p-10"]
+    with pytest.raises(DataError, match="not a Countdown problem"):
+        list(stream_problems(write(path, ("a", [3], 3))))
+    with pytest.raises(DataError, match="holds no problems"):
+        list(stream_problems(write(path)))
+    write(path, ("a", [1, 2], 3))
+    path.write_bytes(path.read_bytes()[:-20])
+    for read in (count_rows, lambda path: next(stream_problems(path))):
+        with pytest.raises(DataError, match="not a readable Parquet file"):
+            read(path)
