@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_NUMBERS = 8, MOST_SUCCESSORS = 4 * MOST_NUMBERS * (MOST_NUMBERS - 1) / 2, MOST_FACTORS = 2048 };
+enum { MOST_NUMBERS = 8, MOST_SUCCESSORS = 4 * MOST_NUMBERS * (MOST_NUMBERS - 1) / 2, MOST_FACTORS = 2048,
+       MOST_TARGET = 1000000000 /* no number up to it has more than 1,344 factors */ };
 enum { SOS, SOS_PLUS, APR };
 enum { ROOT, CHILD, GO, TOKENS, CHILDREN, LIST, GOTO, SPAWN, RUN, JOINED, RESUME, JOIN, ANSWER, NONE, COMMA,
        END, PLUS, MINUS, TIMES, OVER, EQUALS, BELOW, HIT, ABOVE, DIGIT };
@@ -481,7 +482,7 @@ static void write_rows(Work *w, Output *out, const Trace *trace, int64_t problem
  * and a heuristic adds up at most one distance per number. */
 static int is_small(const int64_t *numbers, int64_t count, int64_t target) {
     int64_t left = (int64_t)1 << 58;
-    if (count < 2 || count > MOST_NUMBERS || target > left) return 0;
+    if (count < 2 || count > MOST_NUMBERS || target > MOST_TARGET) return 0;
     for (int64_t i = 0; i < count; i++) left /= numbers[i] > 2 ? numbers[i] : 2;
     return left > 0;
 }
