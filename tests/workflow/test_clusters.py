@@ -14,7 +14,7 @@ from tests.faults.kills import first, running
 from tests.workflow import slurm
 
 PROFILE = ("--profile", "workflow/profiles/slurm", "--cores", "16")
-GPU_RULES = {"sft", "rl", "evaluate", "latency"}
+GPU_RULES = {"sft", "rl", "evaluate", "latency", "report"}
 GROUPS = {"problems": "data", "tokenizer": "data", "traces": "data", "teacher": "data",
           "figures": "results", "claims": "results", "checks": "results"}  # fmt: skip
 
@@ -24,7 +24,7 @@ def test_the_profile_plans_the_same_jobs_with_their_resources(bare):
     assert set(planned) == set(plain)
     for name, job in planned.items():
         rule = name.split("/")[0]
-        assert job.get("group") == GROUPS.get(rule), name
+        assert rule in GPU_RULES ^ GROUPS.keys() and job.get("group") == GROUPS.get(rule), name
         resources = dict(re.findall(r"(\w+)=([^,]*)", job["resources"]))
         assert (resources.get("gpu") == "1") == (rule in GPU_RULES), name
         assert int(resources["mem_mb"]) >= 4000 and int(resources["runtime"]) >= 60, name
