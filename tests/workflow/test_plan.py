@@ -103,7 +103,7 @@ def test_the_contents_of_a_pretrained_model_are_in_recipes(bare):
     try:
         readers = {name.split("/")[0] for name, recipe in recipes().items() if "base" in recipe}
         assert readers == {"tokenizer", "sft"}
-        below = {"sft", "rl", "evaluate", "latency", "figures", "claims", "checks"}
+        below = {"sft", "rl", "evaluate", "latency", "figures", "claims", "checks", "report"}
         assert changed_by("model.safetensors") == below
         assert changed_by("tokenizer.json") == below | {"tokenizer", "traces", "teacher"}
         assert Plan("default", bare.path).jobs["sft/apr"].recipe["base"].keys() == {
