@@ -46,8 +46,6 @@ def plain_solver(numbers: list[Fraction], target: int) -> bool:
 
 def measure(verb: str, params: Params, workers: int, root: Path) -> tuple[float, float, float]:
     """CPU seconds of the process and its workers, and peak MiB of the process and of its largest worker."""
-    if verb == "problems":
-        make_tokenizer(params, root / "tokenizer")
     before = sum(sum(resource.getrusage(who)[:2]) for who in BOTH)
     if verb == "problems":
         make_problems(params, root / "problems")
@@ -80,6 +78,7 @@ def main() -> None:
     scale, plain = load_scale(args.scale), None
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        apart(make_tokenizer, scale, root / "tokenizer")
         for count in (args.problems // 10, args.problems):
             params = scale.model_copy(update={
                 "problems": scale.problems.model_copy(update={"train": count}),

@@ -5,11 +5,13 @@ What the tokenizer can write stays as it writes it: a number is its tokens of " 
 """
 
 import re
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from apr.core.errors import CheckpointError
 from apr.grammar.vocabulary import COMPARISONS, OPERATORS, BaseVocabulary, words_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PUNCTUATION = (",", *OPERATORS, "=", *COMPARISONS)
 NUMERAL = re.compile(r"([Ġ▁]?)([0-9]{0,9})")
@@ -22,7 +24,7 @@ def new_token(word: str) -> str:
     return f"<|apr:{word}|>"
 
 
-def missing_words(tokenizer: PreTrainedTokenizerBase, depths: int, messages: int) -> list[str]:
+def missing_words(tokenizer: "PreTrainedTokenizerBase", depths: int, messages: int) -> list[str]:
     """The words for which the tokenizer has no token yet."""
     vocabulary = tokenizer.get_vocab()
     return [
@@ -37,7 +39,7 @@ class PretrainedVocabulary(BaseVocabulary):
     Raises `CheckpointError` if a word has no token, or numbers cannot be read back as they are written.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, depths: int, messages: int, rows: int):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", depths: int, messages: int, rows: int):
         self.tokenizer = tokenizer
         vocabulary, ids = tokenizer.get_vocab(), {}
         for word in words_of(depths, messages)[2:]:
@@ -72,7 +74,7 @@ class PretrainedVocabulary(BaseVocabulary):
         return ids if self.read_number(ids, 0) == (value, len(ids)) else None
 
 
-def _own_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
+def _own_token(tokenizer: "PreTrainedTokenizerBase", word: str) -> int | None:
     """The tokenizer's one token for punctuation; other words get new ones, whatever it has for their text."""
     for text in (f" {word}", word) if word in PUNCTUATION else ():
         ids = tokenizer.encode(text, add_special_tokens=False)

@@ -1,10 +1,9 @@
 """The language as a tokenizer of `transformers`, saved beside every checkpoint."""
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from apr.core.errors import CheckpointError
 from apr.core.files import atomic_path, read_json, write_json
@@ -13,12 +12,17 @@ from apr.grammar.language import Language, build_language
 from apr.grammar.pretrained import PretrainedVocabulary, missing_words, new_token
 from apr.grammar.vocabulary import CONTROL, Vocabulary
 
+if TYPE_CHECKING:  # it imports torch, which a process that makes traces does without
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
 LANGUAGE_FILE = "thread_language.json"
 """What the vocabulary is built from (`settings`); the words of a pretrained model's have `rows`."""
 
 
-def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocabulary: Vocabulary) -> "PreTrainedTokenizerFast":
     """A tokenizer with exactly the ids of `vocabulary`: `encode(text)` equals `vocabulary.encode(text)`."""
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(
         models.WordPiece(vocab=dict(vocabulary.ids), unk_token="<unk>", continuing_subword_prefix="##")
     )
@@ -84,7 +88,9 @@ def load_language(directory: str | Path) -> Language:
     return language
 
 
-def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def _read_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

@@ -82,7 +82,7 @@ def _settings(name: str, params: Params, tables: Tables) -> _Settings:
         "max_value": np.iinfo(np.int64).max if largest is None else largest,
     }  # fmt: skip
     values |= {name: array.ctypes.data for name, array in tables.arrays.items()}
-    return _Settings(**{name: values[name] for name, _ in _Settings._fields_})
+    return _Settings(**{field[0]: values[field[0]] for field in _Settings._fields_})
 
 
 def search(

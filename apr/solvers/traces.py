@@ -148,9 +148,8 @@ def _tables(language: Language) -> Tables:
     return Tables(language)
 
 
-def chunk_table(problems: list[Problem], name: str, params: Params, tokenizer: Path) -> pa.Table:
+def chunk_table(problems: list[Problem], name: str, params: Params, language: Language) -> pa.Table:
     """The rows of many problems, in their order: by `search`, and of what that leaves by `trace_rows`."""
-    language = _language(tokenizer)
     rows, ids, mask, left = search(problems, name, params, _tables(language))
     table, start, parts = _table(rows, ids, mask, problems, name, params), 0, []
     for index in left:
@@ -182,6 +181,10 @@ def _table(
     }, schema=TRACE_SCHEMA)  # fmt: skip
 
 
+def _chunk_table(problems: list[Problem], name: str, params: Params, tokenizer: Path) -> pa.Table:
+    return chunk_table(problems, name, params, _language(tokenizer))
+
+
 def trace_tables(
     problems: Iterable[Problem], name: str, params: Params, tokenizer: Path, workers: int
 ) -> Iterator[pa.Table]:
@@ -191,7 +194,7 @@ def trace_tables(
     """
     load_search()  # compiles it once, before several processes do
     problems = iter(problems)
-    make = partial(chunk_table, name=name, params=params, tokenizer=tokenizer)
+    make = partial(_chunk_table, name=name, params=params, tokenizer=tokenizer)
     chunks = iter(lambda: list(islice(problems, CHUNK)), [])
     if workers == 1:
         yield from map(make, chunks)

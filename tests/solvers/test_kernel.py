@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ from apr.cli.plan import load_scale
 from apr.core.params import Params, TraceMethod
 from apr.countdown import Problem
 from apr.countdown.generate import make_problems
+from apr.grammar import Language, Vocabulary
+from apr.grammar.tokenizer import make_tokenizer
 from apr.solvers import kernel, traces
 from apr.solvers.traces import TRACE_SCHEMA, chunk_table, make_traces, trace_rows
 
@@ -52,13 +55,26 @@ def some_problems(seed: int, count: int) -> list[Problem]:
     ]  # fmt: skip
 
 
+@cache
+def language_of(number_tokens: int, numbers: int, messages: int) -> Language:
+    return Language(Vocabulary(number_tokens, numbers, messages))
+
+
+def language_for(params: Params) -> Language:
+    return language_of(params.grammar.number_tokens, params.problems.numbers, params.grammar.max_children)
+
+
+def in_c(problems: list[Problem], name: str, params: Params) -> pa.Table:
+    return chunk_table(problems, name, params, language_for(params))
+
+
 def in_python(problems: list[Problem], name: str, params: Params) -> pa.Table:
-    rows = [row for problem in problems for row in trace_rows(problem, name, params)]
+    rows = [row for problem in problems for row in trace_rows(problem, name, params, language_for(params))]
     return pa.Table.from_pylist(rows, schema=TRACE_SCHEMA)
 
 
 def left_to_python(problems: list[Problem], name: str, params: Params) -> list[int]:
-    return kernel.search(problems, name, params, traces._tables(traces._language(params)))[-1]
+    return kernel.search(problems, name, params, traces._tables(language_for(params)))[-1]
 
 
 @given(settings_of_a_method(), st.integers(0, 10**9))
@@ -66,7 +82,7 @@ def left_to_python(problems: list[Problem], name: str, params: Params) -> list[i
 def test_the_kernel_makes_what_the_solvers_make(params, seed):
     problems = some_problems(seed, 8)
     assert left_to_python(problems, "x", params) == []
-    assert chunk_table(problems, "x", params).equals(in_python(problems, "x", params))
+    assert in_c(problems, "x", params).equals(in_python(problems, "x", params))
 
 
 @given(settings_of_a_method(), st.integers(0, 10**9))
@@ -77,7 +93,7 @@ def test_what_the_kernel_leaves_is_made_in_its_place(params, seed):
     problems[3] = Problem("many", (0, 0, 0, 0, 0, 0, 0, 0, 1), 1)
     params = params.model_copy(update={"problems": params.problems.model_copy(update={"numbers": 9})})
     assert left_to_python(problems, "x", params) == [1, 3]
-    assert chunk_table(problems, "x", params).equals(in_python(problems, "x", params))
+    assert in_c(problems, "x", params).equals(in_python(problems, "x", params))
 
 
 def test_a_vocabulary_without_digits_is_left_the_numbers_beyond_the_table(monkeypatch):
@@ -87,15 +103,15 @@ def test_a_vocabulary_without_digits_is_left_the_numbers_beyond_the_table(monkey
     })  # fmt: skip
     problems = some_problems(0, 60)
     expected = in_python(problems, "apr", params)
-    tables = kernel.Tables(traces._language(params))
+    tables = kernel.Tables(language_for(params))
     tables.arrays["words"][-10:] = -1
     monkeypatch.setattr(traces, "_tables", lambda language: tables)
     left = left_to_python(problems, "apr", params)
-    text = traces._language(params).vocabulary.decode
+    text = language_for(params).vocabulary.decode
     large = {row["problem_id"] for row in expected.to_pylist()
              if any(word.isdigit() and int(word) >= kernel.TABLED for word in text(row["token_ids"]).split())}
     assert 0 < len(left) < len(problems) and {problems[index].id for index in left} == large
-    assert chunk_table(problems, "apr", params).equals(expected)
+    assert in_c(problems, "apr", params).equals(expected)
 
 
 @pytest.mark.parametrize("scale, count", [("smoke", 300), ("default", 2000)])
@@ -105,20 +121,22 @@ def test_files_have_the_same_bytes_without_a_compiler(monkeypatch, tmp_path, sca
               "traces": params.traces.model_copy(update={"problems": count})}  # fmt: skip
     params = params.model_copy(update=values)
     make_problems(params, tmp_path / "problems")
+    make_tokenizer(params, tokenizer := tmp_path / "tokenizer")
     methods = {"sos", "sos_plus", "sos_plus_selected", "apr"} & set(params.traces.methods)
     for method in methods:
-        make_traces(params, method, tmp_path / "problems/train.parquet", tmp_path / method)
+        make_traces(params, method, tmp_path / "problems/train.parquet", tokenizer, tmp_path / method)
     monkeypatch.setattr(shutil, "which", lambda command: None)
     with pytest.warns(UserWarning, match="no C compiler .*: making traces will be slow"):
         assert kernel.load_search.__wrapped__() is None
     monkeypatch.setattr(kernel, "load_search", lambda: None)
     for method in methods:
-        make_traces(params, method, tmp_path / "problems/train.parquet", tmp_path / "python")
+        make_traces(params, method, tmp_path / "problems/train.parquet", tokenizer, tmp_path / "python")
         assert (tmp_path / "python").read_bytes() == (tmp_path / method).read_bytes()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_more_problems_are_taken_than_are_worked_on(workers):
+def test_no_more_problems_are_taken_than_are_worked_on(tmp_path, workers):
+    make_tokenizer(PARAMS, tokenizer := tmp_path / "tokenizer")
     taken = []
 
     def problems():
@@ -126,7 +144,7 @@ def test_no_more_problems_are_taken_than_are_worked_on(workers):
             taken.append(index)
             yield Problem(f"p-{index}", (1, 2, 3), 6)
 
-    tables = traces.trace_tables(problems(), "apr", PARAMS, workers)
+    tables = traces.trace_tables(problems(), "apr", PARAMS, tokenizer, workers)
     for chunk in range(3):
         assert next(tables)["problem_id"][0].as_py() == f"p-{chunk * traces.CHUNK}"
         assert len(taken) <= (chunk + 1 + 2 * workers) * traces.CHUNK
