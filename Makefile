@@ -2,7 +2,7 @@
 # `make run SCALE=smoke` runs everything at a tiny scale, below scales/smoke/ (see presets/).
 PYTHON ?= python3
 SCALE ?= default
-CORES ?= $(shell nproc)
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc)
 BIN := .venv/bin
 READY := .venv/ready
 SCALED := $(if $(filter default,$(SCALE)),,--config scale=$(SCALE))

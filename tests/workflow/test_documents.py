@@ -1,0 +1,105 @@
+"""Every command of README.md and docs/ is executed: here, by another test, or it is said what it needs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("make", "snakemake", "dvc", "apr", "python", "accelerate", "vllm", "kubectl", "hf", "git")
+ABLATION = "docs/ablation.md"
+
+HERE = [
+    "snakemake --cores 2", "snakemake -n", "dvc repro", "dvc exp show", "make status", "python -m apr --help",
+]  # fmt: skip
+"""Run below, where everything has been made at the smoke scale."""
+PIPELINE = "tests/workflow/test_pipeline.py"
+EXPERIMENTS = f"{PIPELINE}: def test_experiments_are_told_apart_and_applied"
+PULLED = f"{PIPELINE}: def test_a_clone_that_pulls_has_nothing_to_do"
+CLUSTERS = "tests/workflow/test_clusters.py: def test_jobs_are_submitted_and_end_with_the_run"
+CLAIMS = "tests/figures/test_claims.py: def test_the_table_and_the_readme"
+COST = "tests/workflow/test_cost.py: def test_the_paper_scale_is_the_papers"
+ELSEWHERE = {
+    "make run": ".ci/run: snakemake --cores all", "make test": ".ci/run: make test",
+    "make .venv/ready": ".ci/run: make lint", "make claims": CLAIMS, "python -m apr claims": CLAIMS,
+    "make plan SCALE=paper": COST, "python -m apr plan --scale paper": COST,
+    "dvc exp run": EXPERIMENTS, "dvc exp show --only-changed": EXPERIMENTS,
+    "snakemake --profile": CLUSTERS, "dvc remote": PULLED, "dvc push": PULLED,
+    "accelerate launch": "tests/sft/test_sft_processes.py: def test_two_processes_have_the_losses_of_one",
+    "apr serve": "tests/engine/test_remote.py: def test_greedy_over_http_is_greedy_at_home",
+    "apr solve": "tests/cli/test_solve.py: def test_a_problem_is_decoded_and_judged",
+}
+"""Beginnings of commands, and what runs them with other values."""
+NEEDS = {
+    "make run SCALE=seed1": "an hour", "make run SCALE=seed2": "an hour", "vllm serve": "vLLM and a GPU",
+    "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster", "hf download": "a network",
+}
+
+
+def commands(path: Path) -> list[str]:
+    """The commands in the indented blocks of a document, in order."""
+    found = []
+    text = path.read_text().replace("\\\n", " ")
+    for line in re.findall(r"^    +(\S.*)$", text, re.MULTILINE):
+        for command in re.split(r"\s{2,}#", line)[0].split(" && "):
+            command = " ".join(command.split())
+            if command.split()[0] in PROGRAMS:
+                found.append(command)
+    return found
+
+
+DOCUMENTS = {str(path.relative_to(ROOT)): commands(path)
+             for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}  # fmt: skip
+
+
+def test_every_command_has_its_place():
+    known = (*HERE, *DOCUMENTS[ABLATION])
+    beginnings = (*ELSEWHERE, *NEEDS)
+    for name, found in DOCUMENTS.items():
+        for command in found:
+            assert command in known or command.startswith(beginnings), f"{name}: {command}"
+    everything = [command for found in DOCUMENTS.values() for command in found]
+    assert set(HERE) <= set(everything)
+    for beginning in beginnings:
+        assert any(command.startswith(beginning) for command in everything), beginning
+
+
+@pytest.mark.parametrize("place", sorted(set(ELSEWHERE.values())))
+def test_what_runs_a_command_is_there(place):
+    name, _, said = place.partition(": ")
+    assert said in (ROOT / name).read_text()
+
+
+@pytest.fixture
+def run(made):
+    """Runs a command as a user would; the environment is there."""
+
+    def run(command: str) -> str:
+        words = shlex.split(command)
+        return made.run(*words, *(["READY=Makefile"] if words[0] == "make" else []))
+
+    return run
+
+
+@pytest.mark.parametrize("command", HERE)
+def test_commands_after_a_run(run, command):
+    assert run(command)
+
+
+def test_the_ablation_of_the_docs(made, run):
+    for command in DOCUMENTS[ABLATION]:
+        said = run(command)
+        if command.startswith("dvc exp show"):
+            assert "short-rl" in said and "rl.steps" in said
+        elif command.startswith("dvc params diff"):
+            assert re.search(r"rl\.steps\s+2\s+4", said)
+        elif command.startswith("dvc metrics diff"):
+            assert "rl_apr_train_reward" in said
+        elif command.startswith("dvc plots diff"):
+            page = (made.path / "results/plots/index.html").read_text()
+            assert "short-rl" in page and "accuracy against total tokens" in page
+        elif command.startswith("dvc exp apply"):
+            assert "steps: 4" in (made.path / "params.yaml").read_text() and not made.planned()
+    made.run("rm", "-r", "results/plots")
+    assert not made.planned() and not made.changed_in_dvc()
