@@ -144,16 +144,25 @@ def _interval(row: Row, rows: Sequence[Row], width: int = 150) -> str:
 
 def picture(svg: str) -> tuple[str, str]:
     """A figure as `style.save` wrote it: the same without the caption below it, and the caption."""
-    caption = unescape(re.search(r"<title>(.*?)</title>", svg, re.DOTALL)[1])
-    width, height = map(float, VIEW.search(svg).groups())
+    title = re.search(r"<title>(.*?)</title>", svg, re.DOTALL)
+    if title is None:
+        raise DataError("a figure without its caption; make the figures again")
+    caption, (width, height) = unescape(title[1]), _size(svg)
     height -= 72 * style.wrap_caption(caption, width / 72)[1]
     view = f'height="{height:g}pt" viewBox="0 0 {width:g} {height:g}"'
     return VIEW.sub(view, svg, count=1), caption
 
 
+def _size(svg: str) -> tuple[float, float]:
+    """Width and height in points."""
+    found = VIEW.search(svg)
+    assert found, "as matplotlib writes it"
+    return float(found[1]), float(found[2])
+
+
 def _framed(name: str, title: str, svg: str, caption: str, source: str, more: str = "") -> str:
     """A figure element; `source` says what it was drawn from."""
-    large = "large" if float(VIEW.search(svg)[1]) > LARGE else "small"
+    large = "large" if _size(svg)[0] > LARGE else "small"
     return (f'<figure id="{name}" class="{large}"><h3>{title}</h3><img alt="{escape(caption)}" '
             f'src="data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}">'
             f"<figcaption>{escape(caption)} <span>{escape(source)}</span></figcaption>{more}</figure>\n")
@@ -165,7 +174,7 @@ def _figure(folder: Path, name: str) -> str:
     values = {column: dict.fromkeys(row[column] for row in rows) for column in SAID if column in rows[0]}
     source = "; ".join(f"{column} {', '.join(value or 'none' for value in found)}"
                        for column, found in values.items())  # fmt: skip
-    numbers = table(list(rows[0]), [row.values() for row in rows])
+    numbers = table(list(rows[0]), [list(row.values()) for row in rows])
     title = re.sub(r"^(fig|table)(?=\d)", lambda match: match[1].title() + " ", name)
     return _framed(name, title, svg, caption, f"From {source}.",
                    f"<details><summary>{name}.csv, {len(rows)} rows</summary>{numbers}</details>")
