@@ -142,24 +142,27 @@ def _interval(row: Row, rows: Sequence[Row], width: int = 150) -> str:
             f'<circle cx="{x["value"]:.1f}" cy="9" r="3.5"/></svg>')
 
 
-def _match(pattern: re.Pattern[str], text: str) -> re.Match[str]:
-    found = pattern.search(text)
-    assert found is not None, f"a figure has {pattern.pattern}"
-    return found
-
-
 def picture(svg: str) -> tuple[str, str]:
     """A figure as `style.save` wrote it: the same without the caption below it, and the caption."""
-    caption = unescape(_match(re.compile(r"<title>(.*?)</title>", re.DOTALL), svg)[1])
-    width, height = map(float, _match(VIEW, svg).groups())
+    title = re.search(r"<title>(.*?)</title>", svg, re.DOTALL)
+    if title is None:
+        raise DataError("a figure without its caption; make the figures again")
+    caption, (width, height) = unescape(title[1]), _size(svg)
     height -= 72 * style.wrap_caption(caption, width / 72)[1]
     view = f'height="{height:g}pt" viewBox="0 0 {width:g} {height:g}"'
     return VIEW.sub(view, svg, count=1), caption
 
 
+def _size(svg: str) -> tuple[float, float]:
+    """Width and height in points."""
+    found = VIEW.search(svg)
+    assert found, "as matplotlib writes it"
+    return float(found[1]), float(found[2])
+
+
 def _framed(name: str, title: str, svg: str, caption: str, source: str, more: str = "") -> str:
     """A figure element; `source` says what it was drawn from."""
-    large = "large" if float(_match(VIEW, svg)[1]) > LARGE else "small"
+    large = "large" if _size(svg)[0] > LARGE else "small"
     return (f'<figure id="{name}" class="{large}"><h3>{title}</h3><img alt="{escape(caption)}" '
             f'src="data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}">'
             f"<figcaption>{escape(caption)} <span>{escape(source)}</span></figcaption>{more}</figure>\n")

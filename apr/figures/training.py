@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from apr.figures import style
 from apr.figures.evidence import Row
@@ -38,7 +39,9 @@ def rl_curves(logs: Mapping[str, Sequence[Row]]) -> Figure:
         axes.set_title(label)
         axes.set_xlabel("step")
     figure.axes[-1].set_yscale("symlog", linthresh=1e-4)
-    figure.axes[-1].yaxis.get_major_locator().set_params(numticks=6)  # type: ignore[call-arg]
+    decades = SymmetricalLogLocator(base=10, linthresh=1e-4)
+    decades.set_params(numticks=6)
+    figure.axes[-1].yaxis.set_major_locator(decades)
     figure.axes[0].legend()
     return figure
 

@@ -16,6 +16,7 @@ from apr.eval.results import Cell, Key
 from apr.eval.sweep import make_request, open_engine, orchestrate
 from apr.figures.evidence import Evidence
 from apr.grammar import Language
+from apr.grammar.events import Malformed
 from apr.grammar.tokenizer import load_language
 from apr.rl.snapshots import SNAPSHOT_SCHEMA
 from apr.threads.records import rollouts_of
@@ -75,7 +76,7 @@ def compared(params: Params) -> list[tuple[str, str, Point]]:
     its policies, as little conditioned and as nearly greedy as the sweeps have them; threads come last."""
     parallel = {method: params.traces.methods[method].solver == "apr" for method in teachers(params)}
     found = []
-    for method in sorted(parallel, key=lambda method: parallel[method]):
+    for method in sorted(parallel, key=parallel.__getitem__):
         policies = [job for job in jobs(params)
                     if job[0] == "rl" and params.rl.policies[job[1]].method == method]  # fmt: skip
         for stage, model in [("sft", method), *policies]:
@@ -104,7 +105,7 @@ def problem_cases(evidence: Evidence, problems: Sequence[Problem], models: Path)
     basis = next((key for key in reversed(keys) if key.condition is None), keys[-1])
     chosen = choose(evidence.cells[basis])
     picked = [problem for problem in problems if problem.id in chosen]
-    rollouts: dict[str, list[Any]] = {problem.id: [] for problem in picked}
+    rollouts: dict[str, list[dict[str, Any]]] = {problem.id: [] for problem in picked}
     for key, (stage, model, point) in zip(keys, shown, strict=True):
         checkpoint, kind = models / stage / model, condition_kind(params, model, stage)
         language, cell = load_language(checkpoint), evidence.cells[key]
@@ -167,9 +168,9 @@ def rollout_entry(
             texts = decode(thread.ids[at:middle]), decode(thread.ids[middle:end])
             pieces.append([start, part.sampled, *texts, part.spawned])
             at = end
-        returned: Any = language.syntax.nothing
-        if thread.parent >= 0 and thread.status == Status.DONE:
-            returned = language.syntax.returned(thread.ids)
+        returned = language.syntax.returned(thread.ids)
+        if thread.parent < 0 or thread.status != Status.DONE or isinstance(returned, Malformed):
+            returned = language.syntax.nothing
         entries.append({
             "parent": thread.parent, "depth": thread.depth, "status": str(thread.status),
             "reason": thread.reason, "end": when.ends[thread.index], "parts": pieces,
