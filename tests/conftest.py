@@ -129,6 +129,13 @@ def new_laboratory(path: Path) -> Laboratory:
     return laboratory
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (`-n 2 --dist loadgroup`) one has the laboratory that tests share."""
+    for item in items:
+        if "made" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("made"))
+
+
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     """Nothing is made yet."""
