@@ -115,7 +115,7 @@ def _claims(path: Path) -> str:
     cells = []
     for row in rows:
         name, sentence, measured, threshold, paper, n, _, note, status = map(escape, printed_cells(row))
-        cells.append((f"{sentence}<br><code>{name}</code> {note}", measured, paper, threshold,
+        cells.append((f"{sentence}<br><small><code>{name}</code> {note}</small>", measured, paper, threshold,
                       _interval(row, rows), n,
                       f'<span class="status {status.replace(" ", "-")}">{status}</span>'))  # fmt: skip
     header = ("claim", "measured [95 %]", "paper", "threshold", "interval", "problems x samples", "status")
