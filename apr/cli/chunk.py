@@ -88,7 +88,8 @@ def work(scale: str, over: Callable[[], bool]) -> bool:
     carried = [name for name in plan.jobs if is_carried(plan, name)]
     read = {other for name in carried for other in plan.nodes[name].upstream}
     again = [name for name in plan.stale if name in read and plan.nodes[name].stage in MADE_AGAIN]
-    names, first = (", ".join(found) or "nothing" for found in (carried, again))
+    items = dict.fromkeys(carried_files(plan).values())
+    names, first = (", ".join(found) or "nothing" for found in (items, again))
     print(f"found: {names}; to be made again first: {first}")
     for name in plan.jobs:
         if (reason := own_reason(plan, name)) and Path(plan.jobs[name].seal).is_file():
