@@ -1,12 +1,8 @@
 """What the jobs of a scale cost, from its parameters alone: tokens, FLOPs, bytes, and hours of some devices.
 
 No data is read. The first problems of each split are drawn again and the solvers run on them: their traces
-are those that the jobs will write. A model is taken to decode what its solver writes, before and after RL. A
-forward pass over threads of T tokens in all takes
-
-    2 N T + 4 L d (sum over threads of length^2 / 2)    FLOPs,
-
-N weights in matrices (output layer included), L layers with d wide attention; a backward pass twice that.
+are those that the jobs will write. A model is taken to decode what its solver writes, before and after RL.
+`apr.engine.flops` says what passes cost.
 """
 
 import math
@@ -28,6 +24,7 @@ from apr.core.errors import ParamsError
 from apr.core.params import Params
 from apr.countdown.generate import SPLITS, generate_problems
 from apr.countdown.problem import PROBLEM_SCHEMA, Problem
+from apr.engine.flops import DEVICES, Device, Sizes
 from apr.eval.judge import EVAL_SCHEMA
 from apr.eval.points import Point, condition_kind, point_columns, points
 from apr.eval.teacher import as_rollout, draw, judge_trace, teacher_points
@@ -36,19 +33,6 @@ from apr.grammar.tokenizer import make_tokenizer
 from apr.solvers.search import Trace
 from apr.solvers.traces import CHUNK, trace_tables
 
-
-class Device(NamedTuple):
-    """`flops`: dense FLOP/s by precision; `bandwidth`: of memory, in bytes/s."""
-
-    flops: dict[str, float]
-    bandwidth: float
-
-
-DEVICES = {
-    "H200": Device({"bfloat16": 989e12, "float32": 67e12}, 4.8e12),
-    "A100": Device({"bfloat16": 312e12, "float32": 19.5e12}, 2.0e12),
-}
-"""Peaks of the SXM modules (of 80 GB for the A100) in NVIDIA's data sheets, without sparsity."""
 UTILISATION = 0.4
 """Share of a peak that is reached, of FLOP/s as of bandwidth: assumed, not measured."""
 
@@ -64,19 +48,12 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 class Model(NamedTuple):
     """Sizes that FLOPs and bytes follow from, in numbers."""
 
-    weights: int
-    """In matrices that multiply every token: of the layers, and the output layer."""
+    sizes: Sizes
     parameters: int
-    attention: int
-    """Layers x width of their queries."""
     cached: int
     """Keys and values of a token."""
     orthogonalized: int
     """FLOPs of a step of Muon; 0 under AdamW."""
-
-    def forward(self, tokens: float, squares: float) -> float:
-        """FLOPs over threads of `tokens` in all; `squares` is the sum of their squared lengths."""
-        return 2 * self.weights * tokens + 2 * self.attention * squares
 
 
 def model_of(params: Params) -> Model:
@@ -94,8 +71,9 @@ def model_of(params: Params) -> Model:
     norms = (2 * model.layers + 1) * hidden
     muon = sum(4 * min(m) ** 2 * max(m) + 2 * min(m) ** 3 for m in layer) * ITERATIONS * model.layers
     return Model(
-        weights=weights + words, parameters=weights + norms + words * (1 if model.tie_embeddings else 2),
-        attention=model.layers * hidden, cached=2 * model.layers * keys,
+        sizes=Sizes(weights + words, attention=model.layers * hidden),
+        parameters=weights + norms + words * (1 if model.tie_embeddings else 2),
+        cached=2 * model.layers * keys,
         orthogonalized=muon if params.sft.optimizer == "muon" else 0,
     )  # fmt: skip
 
@@ -202,7 +180,7 @@ class Estimate:
         sft, model = self.params.sft, self.model
         tokens = sft.tokens[method]
         steps = tokens / sft.row_tokens / sft.rows_per_step
-        flops = 3 * model.forward(tokens, tokens * self.trained_on[method].context)
+        flops = 3 * model.sizes.forward(tokens, tokens * self.trained_on[method].context)
         moments = 1 if model.orthogonalized else 2
         return Cost(tokens=tokens, trained=flops + steps * model.orthogonalized, precision=sft.precision,
                     kept=NUMBER * model.parameters,
@@ -216,7 +194,7 @@ class Estimate:
         # The policy forward and backward in each update, the reference forward once. Groups without signal
         # are not scored, but how many there are depends on what is learnt: all are counted.
         passes = rl.inner_updates * (2 if rl.lora else 3) + (settings.kl > 0)
-        forward = model.forward(steps * rollouts * decoded.tokens, steps * rollouts * decoded.squares)
+        forward = model.sizes.forward(steps * rollouts * decoded.tokens, steps * rollouts * decoded.squares)
         return self._decoding(decoded, steps, rollouts)._replace(
             trained=passes * forward,
             kept=NUMBER * model.parameters,
@@ -296,8 +274,8 @@ class Estimate:
         steps = batches * max(rollouts * decoded.sampled / self.params.engine.slots, decoded.sequential)
         # The cache is dense: a step reads each slot's as far as its longest thread goes.
         cache = total * decoded.sampled * decoded.longest * model.cached
-        return Cost(tokens=total * decoded.sampled, read=NUMBER * (steps * model.weights + cache),
-                    decoded=model.forward(total * decoded.tokens, total * decoded.squares))
+        return Cost(tokens=total * decoded.sampled, read=NUMBER * (steps * model.sizes.weights + cache),
+                    decoded=model.sizes.forward(total * decoded.tokens, total * decoded.squares))
 
 
 def parquet_bytes(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, count: int) -> float:
@@ -388,7 +366,7 @@ def notes(estimate: Estimate, run: Mapping[str, Any] | None) -> Iterator[str]:
     params, model, sft = estimate.params, estimate.model, estimate.params.sft
     slots, window = params.engine.slots, params.grammar.window
     yield ""
-    yield (f"model: {model.parameters:,} parameters, {model.weights:,} in matrices; its KV cache takes "
+    yield (f"model: {model.parameters:,} parameters, {model.sizes.weights:,} in matrices; its KV cache takes "
            f"{short(NUMBER * model.cached * slots * window)}B for {slots} slots of {window} tokens")
     for method, seen in estimate.trained_on.items():
         tokens = sft.tokens[method]

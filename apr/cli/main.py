@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from apr.cli import inspect
+from apr.cli import chunk, inspect
 from apr.cli.plan import DEFAULT_SCALE, load_scale
 from apr.cli.serve import serve
 from apr.cli.solve import add_arguments, solve
@@ -183,6 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
     verb.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     verb.set_defaults(run=serve)
+    chunk.add_arguments(add_verb(verbs, chunk.chunk))
     add_arguments(add_verb(verbs, solve))
     return parser
 

@@ -20,7 +20,7 @@ def open_plan(config: Mapping[str, Any], job: bool = False) -> Plan:
     """The plan of the scale that `--config scale=NAME` picks, its job files written; exits on an error.
 
     For a `snakemake` that an executor starts for a `job`, here or on another machine, the run that submitted
-    it has written them; this process ends with that run.
+    it has written them; this process ends with that run, and a run with the `apr chunk` that started it.
     """
     try:
         if unknown := sorted(set(config) - {"scale"}):
@@ -28,11 +28,11 @@ def open_plan(config: Mapping[str, Any], job: bool = False) -> Plan:
         plan = Plan(str(config.get("scale", DEFAULT_SCALE)))
     except AprError as error:
         sys.exit(f"apr: error: {error}")
+    if owner := os.environ.get(OWNER):
+        end_with(owner)
     if not job:
         recover()
         plan.write()
-    elif owner := os.environ.get(OWNER):
-        end_with(owner)
     return plan
 
 

@@ -135,10 +135,12 @@ def open_work(work: Path, identity: Any) -> str | None:
         remove(work)
         work.mkdir(parents=True)
         write_json(marker, identity)
-    states = []
-    for state in work.glob("checkpoint-*"):
-        if (state / "trainer_state.json").is_file():  # written last
-            states.append(state)
-        else:
-            remove(state)
-    return str(max(states, key=lambda state: int(state.name.split("-")[1]))) if states else None
+    for state in {*work.glob("checkpoint-*")} - {*trainer_states(work)}:
+        remove(state)
+    return str(states[-1]) if (states := trainer_states(work)) else None
+
+
+def trainer_states(work: Path) -> list[Path]:
+    """The whole trainer states in `work`, oldest first."""
+    states = [path for path in work.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return sorted(states, key=lambda state: int(state.name.split("-")[1]))  # the file is written last

@@ -8,14 +8,20 @@ again at 0 with every thread, no attention mask, and ``use_cache=False``:
     logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
 
 Padding at a row's end is one more thread (positions 0, 1, 2, ...) whose output nobody reads. Without
-restarts (position_ids left out) every row is one causal sequence, as with ``"sdpa"``.
+restarts (position_ids left out) every row is one causal sequence, as with ``"sdpa"``. On a CPU a thread is a
+call of its own; on a GPU all rows are one call of compiled flex attention, which skips what the mask hides in
+blocks of `BLOCK` x `BLOCK` positions.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+BLOCK = 128
 
 
 def thread_lengths(position_ids: torch.Tensor) -> list[int]:
@@ -26,13 +32,63 @@ def thread_lengths(position_ids: torch.Tensor) -> list[int]:
     """
     lengths = getattr(position_ids, "thread_lengths", None)
     if lengths is None:
-        if position_ids[:, 0].any():
-            raise ValueError("packed attention: every row of position_ids starts at 0")
+        _check_starts(position_ids)
         starts = (position_ids.flatten() == 0).nonzero().flatten().tolist()
         ends = [*starts[1:], position_ids.numel()]
         lengths = [end - start for start, end in zip(starts, ends, strict=True)]
         position_ids.thread_lengths = lengths  # type: ignore[attr-defined]
     return lengths
+
+
+def _check_starts(position_ids: torch.Tensor) -> None:
+    if position_ids[:, 0].any():
+        raise ValueError("packed attention: every row of position_ids starts at 0")
+
+
+def thread_mask(position_ids: torch.Tensor) -> BlockMask:
+    """Hides from each position of (B, T) `position_ids` what is not before it in its own thread.
+
+    Kept on the tensor, as the lengths are. Built from where threads start, without a (T, T) mask. Raises
+    `ValueError` if a row does not start at position 0.
+    """
+    mask = getattr(position_ids, "thread_mask", None)
+    if mask is None:
+        _check_starts(position_ids)
+        length = position_ids.shape[1]
+        starts = torch.arange(length, device=position_ids.device) - position_ids
+
+        def visible(row: Any, head: Any, query: Any, key: Any) -> torch.Tensor:
+            return (key <= query) & (key >= starts[row, query])
+
+        # The first query of a block sees furthest back, and every block from there to its own.
+        first = starts[:, None, ::BLOCK] // BLOCK
+        own = torch.arange(first.shape[2], device=first.device)
+        keys = torch.minimum(first[..., None] + own, own[-1])
+        mask = BlockMask.from_kv_blocks(
+            (own + 1 - first).int(), keys.int(), BLOCK_SIZE=BLOCK, mask_mod=visible,
+            seq_lengths=(length, length),
+        )  # fmt: skip
+        position_ids.thread_mask = mask  # type: ignore[attr-defined]
+    return mask
+
+
+@cache
+def _compiled() -> Any:
+    return torch.compile(flex_attention)
+
+
+def flex(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, positions: torch.Tensor,
+    scaling: float | None,
+) -> torch.Tensor:  # fmt: skip
+    """As `packed_attention`, (B, T, H, D), by one call for all threads; on a CPU it is not compiled."""
+    call = _compiled() if query.is_cuda else flex_attention
+    # Under autocast rotated queries and keys are float32, values are not.
+    output = call(
+        query.to(value.dtype), key.to(value.dtype), value, block_mask=thread_mask(positions), scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )  # fmt: skip
+    return output.transpose(1, 2)
 
 
 def packed_attention(
@@ -47,14 +103,20 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of `query` (B, H, T, D) over `key`, `value` (B, H or fewer, T, D), thread by thread.
 
-    Returns (B, T, H, D) and no weights. A thread is a call of its own: on a CPU that is faster than batches
-    of threads padded to similar lengths, and than one call under a block-diagonal mask.
+    Returns (B, T, H, D) and no weights. On a CPU a thread is a call of its own: that is faster than batches
+    of threads padded to similar lengths, and than one call under a block-diagonal mask. On a GPU `flex` does
+    it, which knows no dropout.
     """
     batch, heads, length, _ = query.shape
     if attention_mask is not None or key.shape[2] != length:
         raise ValueError("packed attention takes no attention mask and no KV cache (use_cache=False)")
     positions = kwargs["position_ids"]
-    lengths = thread_lengths(positions if positions.shape[0] == batch else positions.expand(batch, -1))
+    positions = positions if positions.shape[0] == batch else positions.expand(batch, -1)
+    if query.is_cuda:
+        if dropout:
+            raise ValueError(f"packed attention: dropout {dropout} is not allowed on a GPU; allowed: 0")
+        return flex(query, key, value, positions, scaling), None
+    lengths = thread_lengths(positions)
 
     def by_thread(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return x.transpose(1, 2).reshape(1, batch * length, x.shape[1], -1).transpose(1, 2).split(lengths, 2)

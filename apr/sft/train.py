@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from apr.core.process import share
 from apr.core.recipe import hash_tree
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import merge_adapters, resolve_device, save_checkpoint
+from apr.engine.flops import bfloat16_peak, sizes_of
 from apr.grammar.tokenizer import load_language
 from apr.sft.base import starting_model
 from apr.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
@@ -33,7 +35,8 @@ from apr.sft.trainer import PackedSFTTrainer, ShowProgress
 def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: Path) -> None:
     """Trains `method`'s model on `traces` and writes the checkpoint directory `out`.
 
-    `out` holds weights, tokenizer, `log.jsonl` and `metrics.json`. State is saved every
+    `out` holds weights, tokenizer, `log.jsonl` and `metrics.json`; on a GPU of `apr.engine.flops` both have
+    `peak_share`: the share of its bfloat16 FLOP/s that the model takes, Muon left out. State is saved every
     `sft.checkpoint_steps` in `<out>.work`; a run that finds it there continues from the last state, provided
     that parameters and data are the same. Under `accelerate launch` the processes share the rows of every
     step; their number changes the result by rounding alone. Raises `DataError`,
@@ -56,6 +59,7 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         raise ParamsError(f"sft.rows_per_step: {sft.rows_per_step} is not allowed; allowed: a multiple of "
                           f"{processes}, the number of processes")
     model, lora = starting_model(params, method, vocabulary)
+    sizes, device = sizes_of(model), resolve_device(params.engine.device)
     work = out.with_name(out.name + ".work")
     trainer = PackedSFTTrainer(
         model=model,
@@ -65,6 +69,8 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer),
         peft_config=lora,
         row_tokens=[int(lengths[row].sum()) for row in rows],
+        row_flops=[3 * sizes.forward(lengths[row].sum(), (lengths[row] ** 2).sum()) for row in rows],
+        peak=None if lora else bfloat16_peak(device),  # adapters: few weights have gradients
         matrix_learning_rate=sft.matrix_learning_rate if sft.optimizer == "muon" else None,
         callbacks=[ShowProgress(f"sft {method}")],
     )
@@ -114,6 +120,8 @@ def _fingerprint(params: Params, method: str, threads: Threads, rows: list[list[
 def _write(trainer: PackedSFTTrainer, tokenizer: Path, out: Path, metrics: dict[str, float]) -> None:
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics |= {"steps": trainer.state.global_step, "tokens": log[-1]["tokens"], "loss": log[-1]["loss"]}
+    if shares := [entry["peak_share"] for entry in log if "peak_share" in entry]:
+        metrics["peak_share"] = median(shares)
     with atomic_path(out) as partial:
         model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model), partial / "adapter")
         metrics |= {"parameters": model.num_parameters()}

@@ -15,16 +15,18 @@ from apr.sft.muon import Muon
 
 
 class PackedSFTTrainer(SFTTrainer):
-    """`row_tokens`: tokens of each row, in the order in which they are seen; only the log needs them.
+    """For the log: `row_tokens` and `row_flops` of each row, in the order in which they are seen; `peak`, the
+    FLOP/s of a device, of which the share that is reached is logged unless it is None.
     With a `matrix_learning_rate` Muon trains the layers' matrices; without one, AdamW trains all."""
 
     loss_is_scaled_for_ga: Any = True  # compute_loss divides by the weight of all rows of the step
 
     def __init__(
-        self, *args: Any, row_tokens: Sequence[int], matrix_learning_rate: float | None, **kwargs: Any
-    ):
+        self, *args: Any, row_tokens: Sequence[int], row_flops: Sequence[float], peak: float | None,
+        matrix_learning_rate: float | None, **kwargs: Any,
+    ):  # fmt: skip
         super().__init__(*args, **kwargs)
-        self.row_tokens = row_tokens
+        self.row_tokens, self.row_flops, self.peak = row_tokens, row_flops, peak
         self.matrix_learning_rate = matrix_learning_rate
         self.logged: tuple[int, float] | None = None
 
@@ -64,8 +66,12 @@ class PackedSFTTrainer(SFTTrainer):
             step, now = self.state.global_step, time.perf_counter()
             since, then = self.logged or (step, now)
             rows = self.args.gradient_accumulation_steps * self.accelerator.num_processes
+            done, seconds = slice(since * rows, step * rows), now - then
             logs["tokens"] = sum(self.row_tokens[: step * rows])
-            logs["tokens_per_second"] = round(sum(self.row_tokens[since * rows : step * rows]) / (now - then))
+            logs["tokens_per_second"] = round(sum(self.row_tokens[done]) / seconds)
+            if self.peak:
+                peak = self.peak * self.accelerator.num_processes
+                logs["peak_share"] = round(sum(self.row_flops[done]) / seconds / peak, 4)
             self.logged = (step, now)
         super().log(logs, start_time)
 

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from torch.nn.attention import flex_attention
+from torch.nn.attention.flex_attention import create_block_mask
 
 from apr.core.params import Model
+from apr.engine import packed
 from apr.engine.checkpoint import new_model
-from apr.engine.packed import thread_lengths
+from apr.engine.packed import BLOCK, flex, packed_attention, thread_lengths, thread_mask
 
 LENGTHS = [5, 1, 17, 9]
 SIZE = 40
@@ -35,13 +38,13 @@ def test_lengths_by_hand():
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_equals_each_thread_alone_with_gradients(kv_heads):
     ids, weights = random_ids(), torch.randn(sum(LENGTHS), SIZE, generator=torch.Generator().manual_seed(1))
-    packed, alone = tiny("packed", kv_heads), tiny("eager", kv_heads)
-    row = logits(packed, ids, packed_positions(LENGTHS))[0]
+    together, alone = tiny("packed", kv_heads), tiny("eager", kv_heads)
+    row = logits(together, ids, packed_positions(LENGTHS))[0]
     threads = torch.cat([alone(part, use_cache=False).logits[0] for part in ids.split(LENGTHS, 1)])
     torch.testing.assert_close(row, threads, atol=1e-5, rtol=0)
     (row * weights).sum().backward()
     (threads * weights).sum().backward()
-    for (name, a), b in zip(packed.named_parameters(), alone.parameters(), strict=True):
+    for (name, a), b in zip(together.named_parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-5, msg=name)
 
 
@@ -81,3 +84,63 @@ def test_refuses_what_it_would_get_wrong():
     with pytest.raises(ValueError, match="no attention mask"):
         mask = torch.ones(1, 1, ids.shape[1], ids.shape[1])
         model(ids, attention_mask=mask, position_ids=packed_positions(LENGTHS), use_cache=False)
+
+
+LONG = [[300, 1, 127, 128, 44], [5, 595]]
+"""Two rows of 600: threads within a block, over several, and that end with one."""
+
+
+def long_positions() -> torch.Tensor:
+    return torch.cat([packed_positions(lengths) for lengths in LONG])
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_flex_equals_thread_by_thread_with_gradients(kv_heads, monkeypatch):
+    # PyTorch refuses gradients on a CPU, although its formula for them is the same on every device.
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
+    generator = torch.Generator().manual_seed(4)
+    shapes = [(2, 4, 600, 16), (2, kv_heads, 600, 16), (2, kv_heads, 600, 16)]
+    inputs = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+    weights = torch.randn(2, 600, 4, 16, generator=generator)
+    one = flex(*inputs, long_positions(), 0.3)
+    other, _ = packed_attention(torch.nn.Module(), *inputs, None, 0.3, position_ids=long_positions())
+    torch.testing.assert_close(one, other, atol=2e-6, rtol=0)
+    grads = [torch.autograd.grad((output * weights).sum(), inputs) for output in (one, other)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_blocks_that_flex_computes_are_those_with_something_to_see():
+    positions = long_positions()
+    mask = thread_mask(positions)
+    threads = (positions == 0).cumsum(1)
+
+    def visible(row, head, query, key):
+        return (threads[row, query] == threads[row, key]) & (key <= query)
+
+    expected = create_block_mask(visible, 2, None, 600, 600, device="cpu", BLOCK_SIZE=BLOCK)
+    assert torch.equal(mask.to_dense(), expected.to_dense())
+    assert mask.to_dense()[0, 0].tolist() == [
+        [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1],
+    ]  # fmt: skip
+    at = torch.arange(600)
+    assert torch.equal(*(m(0, 0, at[:, None], at[None]) for m in (mask.mask_mod, visible)))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_model_by_flex_and_thread_by_thread(precision, monkeypatch):
+    """Under autocast, which leaves queries and keys in float32, too."""
+
+    def loss(model):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            return logits(model, random_ids(), packed_positions(LENGTHS)).float().square().mean()
+
+    def by_flex(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):
+        assert value.dtype == precision
+        return flex(query, key, value, kwargs["position_ids"], scaling), None
+
+    one = loss(tiny("packed"))
+    monkeypatch.setitem(packed.AttentionInterface._global_mapping, "packed", by_flex)
+    other = loss(tiny("packed"))
+    torch.testing.assert_close(one, other, rtol=1e-5 if precision == torch.float32 else 1e-2, atol=0)

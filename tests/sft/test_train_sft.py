@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from statistics import median
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from apr.core.errors import AprError, CheckpointError, DataError, ParamsError
 from apr.core.seeds import derive_seed
@@ -149,9 +151,54 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
     assert not (tmp_path / "sft").exists()
 
 
-def test_bfloat16(train, trained, tmp_path):
+def test_bfloat16_is_autocast_over_float32_weights(train, tmp_path, monkeypatch):
+    seen = set()
+    loss = PackedSFTTrainer.compute_loss
+
+    def watched(self, model, *args, **kwargs):
+        layer = self.accelerator.unwrap_model(model).model.layers[0].mlp.down_proj
+        hook = layer.register_forward_hook(lambda layer, _, out: seen.add((layer.weight.dtype, out.dtype)))
+        try:
+            return loss(self, model, *args, **kwargs)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(PackedSFTTrainer, "compute_loss", watched)
     out = train(tmp_path / "sft", sft={"precision": "bfloat16", "tokens": {"apr": 800}})
+    assert seen == {(torch.float32, torch.bfloat16)}
     assert load_model(out, "cpu").dtype == torch.float32
+
+
+def test_adamw_is_fused(train, tmp_path, monkeypatch):
+    optimizers = []
+    create = PackedSFTTrainer.create_optimizer
+    monkeypatch.setattr(
+        PackedSFTTrainer, "create_optimizer", lambda *args: optimizers.append(create(*args)) or optimizers[-1]
+    )
+    train(tmp_path / "sft", sft={"optimizer": "adamw", "tokens": {"apr": 400}})
+    assert [group["fused"] for group in optimizers[0].param_groups] == [True, True]
+
+
+def test_share_of_the_peak(train, data, make_params, trained, tmp_path, monkeypatch):
+    """Of a device of 1 GFLOP/s, by PyTorch's own count for as many tokens in a single thread."""
+    assert "peak_share" not in (trained / "metrics.json").read_text()
+    monkeypatch.setattr("apr.sft.train.bfloat16_peak", lambda device: 1e9)
+    out = train(tmp_path / "sft")
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    tokens = [0, *(entry["tokens"] for entry in log)]
+    model = load_model(out, "cpu", "eager")
+    for before, entry in zip(tokens, log, strict=False):
+        count = entry["tokens"] - before
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, count, dtype=torch.int64), use_cache=False).logits.sum().backward()
+        seconds = count / entry["tokens_per_second"]
+        whole = counter.get_total_flops()
+        # A row of several threads has less attention than one of a single thread.
+        attention = 3 * 4 * 2 * 32 * count**2
+        assert (whole - attention) / seconds / 1e9 < entry["peak_share"] * 1.02
+        assert entry["peak_share"] < 1.02 * (whole - attention / 2) / seconds / 1e9
+    shares = sorted(entry["peak_share"] for entry in log)
+    assert json.loads((out / "metrics.json").read_text())["peak_share"] == pytest.approx(median(shares))
 
 
 def test_bad_input(train, data, make_params, trained, tmp_path):

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from apr.cli.cost import Cost, Device, Estimate, Rates, model_of, short
+from apr.cli.cost import Cost, Estimate, Rates, model_of, short
 from apr.cli.plan import load_scale
 from apr.core.errors import ParamsError
 from apr.core.files import read_json
 from apr.engine.checkpoint import new_model
+from apr.engine.flops import Device, sizes_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,14 +35,15 @@ def test_parameters_and_flops_are_those_of_the_model(tied, kv_heads):
     model = new_model(params.model, words, 0, 256, seed=0, attention="eager")
     estimate = model_of(params)
     assert estimate.parameters == model.num_parameters()
+    assert estimate.sizes == sizes_of(model)
     ids = torch.randint(words, (3, 200))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=ids, use_cache=False)
     # Eager attention computes the whole square of which a causal kernel computes half.
-    assert counter.get_total_flops() == within(0.01, estimate.forward(600, 2 * 3 * 200**2))
+    assert counter.get_total_flops() == within(0.01, estimate.sizes.forward(600, 2 * 3 * 200**2))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, use_cache=False).logits.sum().backward()
-    assert counter.get_total_flops() == within(0.02, 3 * estimate.forward(600, 2 * 3 * 200**2))
+    assert counter.get_total_flops() == within(0.02, 3 * estimate.sizes.forward(600, 2 * 3 * 200**2))
 
 
 def test_a_model_that_is_not_in_the_parameters_is_refused():
@@ -90,7 +92,7 @@ def test_the_paper_scale_is_the_papers():
     training_only = {"rl": params.rl.model_copy(update={"policies": {}}),
                      "eval": params.eval.model_copy(update={"sweeps": {}})}  # fmt: skip
     estimate = Estimate(params.model_copy(update=training_only))
-    assert model_of(estimate.params).weights == within(0.005, 228e6)
+    assert model_of(estimate.params).sizes.weights == within(0.005, 228e6)
     for method, trained_on in estimate.trained_on.items():
         sequences = estimate.params.sft.tokens[method] / trained_on.mean
         assert sequences == within(0.05, 19_000 * 256), method

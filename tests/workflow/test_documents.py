@@ -19,11 +19,12 @@ EXPERIMENTS = f"{PIPELINE}: def test_experiments_are_told_apart_and_applied"
 PULLED = f"{PIPELINE}: def test_a_clone_that_pulls_has_nothing_to_do"
 CLUSTERS = "tests/workflow/test_clusters.py: def test_jobs_are_submitted_and_end_with_the_run"
 CLAIMS = "tests/figures/test_claims.py: def test_the_table_and_the_readme"
+CHUNKS = "tests/workflow/test_chunks.py: def test_chunks_on_fresh_machines_make_what_one_run_makes"
 COST = "tests/workflow/test_cost.py: def test_the_paper_scale_is_the_papers"
 ELSEWHERE = {
     "make run": ".ci/run: snakemake --cores all", "make test": ".ci/run: make test",
     "make .venv/ready": ".ci/run: make lint", "make claims": CLAIMS, "python -m apr claims": CLAIMS,
-    "make plan SCALE=paper": COST, "python -m apr plan --scale paper": COST,
+    "make plan SCALE=paper": COST, "python -m apr plan --scale": COST, "python -m apr chunk": CHUNKS,
     "dvc exp run": EXPERIMENTS, "dvc exp show --only-changed": EXPERIMENTS,
     "snakemake --profile": CLUSTERS, "dvc remote": PULLED, "dvc push": PULLED,
     "accelerate launch": "tests/sft/test_sft_processes.py: def test_two_processes_have_the_losses_of_one",
@@ -32,7 +33,8 @@ ELSEWHERE = {
 }
 """Beginnings of commands, and what runs them with other values."""
 NEEDS = {
-    "make run SCALE=seed1": "an hour", "make run SCALE=seed2": "an hour", "vllm serve": "vLLM and a GPU",
+    "make run SCALE=seed1": "an hour", "make run SCALE=seed2": "an hour",
+    "snakemake --cores all --config scale=gpu": "a GPU", "vllm serve": "vLLM and a GPU",
     "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster", "hf download": "a network",
 }
 

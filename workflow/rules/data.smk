@@ -47,9 +47,9 @@ rule traces:
         f"{ROOT}logs/traces/{{method}}.log",
     benchmark:
         f"{ROOT}logs/traces/{{method}}.tsv"
-    # All cores at once, so before any job that would hold one of them for long.
+    # All cores at once, so before any job that would hold one of them for long; but the one of training on a GPU.
     priority: 20
-    threads: workflow.cores
+    threads: max(1, workflow.cores - GPU)
     params:
         tokenizer=subpath(input.tokenizer, parent=True),
     shell:
