@@ -63,7 +63,10 @@ def chunk(laboratory: Laboratory, carry: Path, minutes: float, until: str = "") 
             time.sleep(0.02)
         if until:
             started.send_signal(signal.SIGTERM)
-        started.wait(300)
+        try:
+            started.wait(600)
+        finally:
+            laboratory.kill_all()
     return (laboratory.path / "said").read_text()
 
 
