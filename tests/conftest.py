@@ -129,6 +129,7 @@ def new_laboratory(path: Path) -> Laboratory:
     return laboratory
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (`-n 2 --dist loadgroup`) one has the laboratory that tests share."""
     for item in items:

@@ -124,7 +124,7 @@ def world(request, make_params, tmp_path_factory):
     train = root / "problems" / "train.parquet"
     make_traces(params, "apr", train, root / "tokenizer", root / "traces.parquet")
     train_sft(params, "apr", root / "traces.parquet", root / "tokenizer", root / "sft")
-    train_rl(params, "apr", train, root / "sft", root / "rl")
+    train_rl(params, "apr", train, root / "problems/validation.parquet", root / "sft", root / "rl")
     for stage in ("sft", "rl"):
         test, out = root / "problems" / "test.parquet", root / f"{stage}.parquet"
         evaluate(params, "apr", stage, test, root / stage, out)
