@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from io import BytesIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,9 +27,8 @@ from apr.eval.judge import EVAL_SCHEMA
 from apr.eval.points import Point, condition_kind, point_columns, points
 from apr.eval.teacher import as_rollout, draw, judge_trace, teacher_points
 from apr.grammar import build_language
-from apr.grammar.tokenizer import make_tokenizer
 from apr.solvers.search import Trace
-from apr.solvers.traces import CHUNK, trace_tables
+from apr.solvers.traces import CHUNK, chunk_table
 
 UTILISATION = 0.4
 """Share of a peak that is reached, of FLOP/s as of bandwidth: assumed, not measured."""
@@ -156,9 +153,8 @@ class Estimate:
     def _traces(self, method: str) -> Cost:
         params = self.params
         problems, size, file = self.problems["train"][: params.traces.problems], [0], BytesIO()
-        with TemporaryDirectory() as folder:
-            make_tokenizer(params, tokenizer := Path(folder) / "tokenizer")
-            tables = list(trace_tables(problems, method, params, tokenizer, workers=1))
+        tables = [chunk_table(problems[start : start + CHUNK], method, params, self.language)
+                  for start in range(0, len(problems), CHUNK)]  # fmt: skip
         with pq.ParquetWriter(file, tables[0].schema, compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table, row_group_size=max(1, len(table)))

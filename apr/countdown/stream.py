@@ -5,8 +5,7 @@ from pathlib import Path
 
 from apr.core.errors import DataError
 from apr.core.files import stream_rows
-from apr.countdown.problem import PROBLEM_SCHEMA, Problem
-from apr.countdown.solvable import solvable
+from apr.countdown.problem import PROBLEM_SCHEMA, Problem, check_problem, problem_of
 
 
 def stream_problems(path: str | Path) -> Iterator[Problem]:
@@ -17,16 +16,12 @@ def stream_problems(path: str | Path) -> Iterator[Problem]:
     """
     before = (0, "")
     for row in stream_rows(path, PROBLEM_SCHEMA):
-        problem = Problem(row["problem_id"], tuple(row["numbers"]), row["target"])
+        problem = problem_of(row)
         place = (len(problem.id), problem.id)
         if place <= before:
             raise DataError(f"{path}: problem id {problem.id!r} after {before[1]!r}; allowed: ascending ids")
         before = place
-        if len(problem.numbers) < 2 or min(problem.numbers) < 0 or problem.target < 0:
-            raise DataError(f"{path}: problem {problem.id!r} is not a Countdown problem: {problem.numbers}")
-        if not solvable(tuple(sorted(problem.numbers)), problem.target, None):
-            raise DataError(f"{path}: problem {problem.id!r} has no solution: "
-                            f"{list(problem.numbers)} -> {problem.target}")  # fmt: skip
+        check_problem(path, problem)
         yield problem
     if before == (0, ""):
         raise DataError(f"{path}: holds no problems")

@@ -1,5 +1,6 @@
 """Words and their token ids: control words, depth markers, operators, and numbers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
 CONTROL = (
@@ -25,7 +26,7 @@ def words_of(depths: int, messages: int) -> list[str]:
     ]
 
 
-class BaseVocabulary:
+class BaseVocabulary(ABC):
     """Words <-> token ids, whichever tokenizer the ids are of.
 
     A word is one token (`ids`). A number is one of `heads` and then any of `tails`, tokens that stand for
@@ -49,13 +50,13 @@ class BaseVocabulary:
         self._numbers: dict[int, list[int]] = {}
 
     @property
+    @abstractmethod
     def settings(self) -> dict[str, int]:
         """What the vocabulary is built from, beside a tokenizer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def spell(self, value: int) -> list[int]:
         """`number`, worked out."""
-        raise NotImplementedError
 
     def number(self, value: int) -> list[int]:
         """The token ids of a natural number."""

@@ -34,16 +34,17 @@ def starting_model(
     model = load_model(base, device="cpu", attention="packed").float()
     if extend_tokenizer(base, vocabulary.depths, vocabulary.messages).vocabulary.ids != vocabulary.ids:
         raise CheckpointError(f"{base}: the tokenizer was not made for this model")
-    foreign = not (base / LANGUAGE_FILE).is_file()
-    if isinstance(vocabulary, PretrainedVocabulary) and foreign:
-        add_words(model, vocabulary)
+    spoken = (base / LANGUAGE_FILE).is_file()
+    foreign = vocabulary if isinstance(vocabulary, PretrainedVocabulary) and not spoken else None
+    if foreign:
+        add_words(model, foreign)
     if sft.lora is None:
         return model, None
     lora = LoraConfig(r=sft.lora.rank, lora_alpha=sft.lora.alpha, target_modules="all-linear")
-    if isinstance(vocabulary, PretrainedVocabulary) and foreign:
+    if foreign:
         layers = (model.get_input_embeddings(), model.get_output_embeddings())
         names = [name for name, module in model.named_modules() if module in layers]
-        lora.trainable_token_indices = {name: vocabulary.new_ids for name in names}
+        lora.trainable_token_indices = {name: foreign.new_ids for name in names}
     return model, lora
 
 
