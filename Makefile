@@ -28,7 +28,7 @@ plan: $(READY)
 	python -m apr plan --scale $(SCALE)
 
 test: $(READY)
-	python -m pytest -n 2 --dist loadgroup
+	python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	ruff check .

@@ -1,5 +1,6 @@
 """A laboratory: a copy of the working tree as a git repository of its own, with smoke as its params.yaml."""
 
+import fcntl
 import json
 import os
 import re
@@ -129,14 +130,6 @@ def new_laboratory(path: Path) -> Laboratory:
     return laboratory
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (`-n 2 --dist loadgroup`) one has the laboratory that tests share."""
-    for item in items:
-        if "made" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("made"))
-
-
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     """Nothing is made yet."""
@@ -145,12 +138,22 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
-    """`snakemake` has made everything, once for all tests; each test puts back what it edits."""
-    laboratory = new_laboratory(tmp_path_factory.mktemp("made"))
-    laboratory.run("snakemake", "--cores", "2")
-    laboratory.run("git", "add", "-A")
-    laboratory.run("git", "commit", "-q", "-m", "results")
-    return laboratory
+    """`snakemake` has made everything, once for all tests; each test puts back what it edits.
+
+    Each of several workers (`-n 2`) has a copy of what the first that needs it has made.
+    """
+    base = tmp_path_factory.getbasetemp()
+    original = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "original"
+    with Path(f"{original}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = Path(f"{original}.done")
+        if not done.exists():
+            laboratory = new_laboratory(original)
+            laboratory.run("snakemake", "--cores", "2")
+            laboratory.run("git", "add", "-A")
+            laboratory.run("git", "commit", "-q", "-m", "results")
+            done.touch()
+    return Laboratory(shutil.copytree(original, base / "made", symlinks=True))
 
 
 def launch(params: Params, work: Path, *arguments: object) -> str:

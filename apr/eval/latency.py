@@ -15,13 +15,11 @@ from apr.engine.slots import SlotEngine
 from apr.eval.judge import verdict
 from apr.eval.latency_model import DEVICES, Part, measure_costs, parts_of, replay
 from apr.eval.points import Point, condition_kind, first_problems, points
+from apr.eval.results import TIMED, percentiles
 from apr.eval.sweep import Timed, make_request, open_decoder, orchestrate
 from apr.grammar.tokenizer import load_language
 from apr.threads.orchestrator import Orchestrator
 from apr.threads.rollout import Request, Rollout
-
-TIMED = ("prefill_seconds", "decode_seconds", "seconds")
-"""Forward passes that read prompts and joined messages; passes that decode; the whole rollout."""
 
 
 def measure_latency(
@@ -83,10 +81,3 @@ def timed(orchestrator: Orchestrator, decoder: Timed, request: Request) -> tuple
     (rollout,) = orchestrator.run([request])
     after = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
     return rollout, [end - start for start, end in zip(before, after, strict=True)]
-
-
-def percentiles(measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Median and 95th percentile over problems of each of `TIMED`, in seconds."""
-    times = {name: [row[name] for row in measured] for name in TIMED}
-    return {f"p{share}": {name: float(np.percentile(times[name], share)) for name in TIMED}
-            for share in (50, 95)}

@@ -1,4 +1,4 @@
-"""Evaluation files as cells: all samples of one model, stage, condition and temperature."""
+"""Evaluation files as cells: all samples of one model, stage, condition and temperature; and timings."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -29,6 +29,8 @@ class Key(NamedTuple):
         return f"{self.stage}/{self.model}{condition} T={self.temperature:g}{join}"
 
 
+TIMED = ("prefill_seconds", "decode_seconds", "seconds")
+"""Forward passes that read prompts and joined messages; passes that decode; the whole rollout."""
 KEY_COLUMNS = ("model", "stage", "temperature", "condition_amount", "join")
 
 
@@ -77,3 +79,10 @@ def _cell(path: Path, key: Key, rows: list[dict[str, Any]]) -> Cell:
     answers = [row["expression"] for row in rows]
     columns["votes"] = vote_labels([answers[i : i + samples] for i in range(0, len(answers), samples)])
     return Cell(problems, columns)
+
+
+def percentiles(measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Median and 95th percentile over problems of each of `TIMED`, in seconds."""
+    times = {name: [row[name] for row in measured] for name in TIMED}
+    return {f"p{share}": {name: float(np.percentile(times[name], share)) for name in TIMED}
+            for share in (50, 95)}

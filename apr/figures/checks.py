@@ -17,8 +17,8 @@ from apr.core.params import Params
 from apr.countdown import Operation, Problem, read_problems, verify
 from apr.countdown.generate import SPLITS
 from apr.eval.judge import EVAL_SCHEMA, NO_SOLUTION
-from apr.eval.latency import TIMED, percentiles
 from apr.eval.points import Point, condition_kind, jobs, point_columns, points, teachers
+from apr.eval.results import TIMED, percentiles
 from apr.eval.teacher import STAGE, teacher_points
 from apr.figures.claims import CLAIMS
 from apr.figures.claims_table import claim_row

@@ -11,9 +11,9 @@ from apr.engine.checkpoint import load_model
 from apr.engine.serve import EngineServer
 from apr.engine.slots import SlotEngine
 from apr.eval.judge import EVAL_SCHEMA, expression, ledger, verdict
-from apr.eval.latency import measure_latency, percentiles
+from apr.eval.latency import measure_latency
 from apr.eval.points import Point, condition_kind, jobs, points
-from apr.eval.results import Key, read_cells
+from apr.eval.results import Key, percentiles, read_cells
 from apr.eval.sweep import evaluate
 from apr.grammar import build_language
 from apr.grammar.tokenizer import load_language

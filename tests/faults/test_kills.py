@@ -6,7 +6,7 @@ from apr.cli.plan import Plan
 from tests.faults.kills import check, hashes, kill_once
 
 
-@pytest.mark.parametrize("stage, target, delay", [("rl", "snakemake", 6.0), ("latency", "dvc", 2.0)])
+@pytest.mark.parametrize("stage, target, delay", [("evaluate", "snakemake", 3.0), ("figures", "dvc", 0.5)])
 def test_after_a_kill_one_command_finishes_with_the_same_bytes(made, stage, target, delay):
     expected = hashes(made.path)
     assert len(expected) > 30

@@ -114,13 +114,19 @@ def test_problems_and_steps_of_training_are_shown(made, cases, report):
     assert "No rollouts were kept" not in report
 
 
+def without_costs(report):
+    """The report without the seconds and memory of jobs, which other tests may have run again since."""
+    before, after = report.split("seconds, added up</th>", 1)
+    return before, after.split("</table>", 1)[1]
+
+
 def test_it_is_the_same_bytes_again_and_says_what_it_lacks(made, report, tmp_path):
     root = tmp_path / "run"
     for folder in ("data", "results", "logs"):
         shutil.copytree(made.path / folder, root / folder)
     params = load_scale("default", made.path)
     make_report(params, root, root / "again.html")
-    assert (root / "again.html").read_text() == report
+    assert without_costs((root / "again.html").read_text()) == without_costs(report)
     (root / "data/models/rl/apr/rollouts.parquet").unlink()
     make_report(params, root, root / "less.html")
     said = (root / "less.html").read_text()

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from apr.cli.main import main
 from apr.core.files import write_rows
 from apr.countdown.problem import PROBLEM_SCHEMA
 
@@ -13,16 +14,16 @@ MODEL = "data/models/sft/apr"
 
 
 @pytest.fixture
-def evaluate(made, tmp_path):
+def evaluate(made, tmp_path, monkeypatch, capsys):
     """Runs the verb on the given inputs, which it must refuse; the last line of its output."""
 
     def run(problems=TEST, checkpoint=MODEL):
-        command = ("python", "-m", "apr", "evaluate", "--model", "apr", "--stage", "sft")
         paths = ("--problems", str(problems), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"))
-        output = made.run(*command, *paths, fails=True)
-        assert "Traceback" not in output and not (tmp_path / "out").exists()
-        return output.splitlines()[-1]
+        assert main(["evaluate", "--model", "apr", "--stage", "sft", *paths]) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err.splitlines()[-1]
 
+    monkeypatch.chdir(made.path)
     return run
 
 

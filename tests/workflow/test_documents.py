@@ -92,12 +92,12 @@ def test_the_ablation_of_the_docs(made, tmp_path):
     for command in DOCUMENTS[ABLATION]:
         said = run(laboratory, command)
         if command.startswith("dvc exp show"):
-            assert "short-rl" in said and "rl.steps" in said
+            assert "close" in said and "rl.policies.apr.kl" in said
         elif command.startswith("dvc params diff"):
-            assert re.search(r"rl\.steps\s+2\s+4", said)
+            assert re.search(r"rl\.policies\.apr\.kl\s+0\.001\s+0\.1", said)
         elif command.startswith("dvc plots diff"):
             page = (laboratory.path / "results/plots/index.html").read_text()
-            assert "short-rl" in page and "accuracy against total tokens" in page
+            assert "close" in page and "accuracy against total tokens" in page
         elif command.startswith("dvc exp apply"):
-            assert "steps: 4" in (laboratory.path / "params.yaml").read_text() and not laboratory.planned()
+            assert "kl: 0.1\n" in (laboratory.path / "params.yaml").read_text() and not laboratory.planned()
     assert not laboratory.planned() and not laboratory.changed_in_dvc()
