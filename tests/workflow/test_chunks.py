@@ -164,6 +164,18 @@ def test_what_is_not_whole_is_refused(tree, tmp_path, monkeypatch, change, fault
     assert not list(Path().iterdir())
 
 
+def test_nothing_is_written_outside_of_the_tree(tree, tmp_path, monkeypatch):
+    Path("../outside").touch()
+    Path("link").symlink_to("data/a")
+    for name in ("../outside", "link"):
+        pack(tmp_path / "carry", "smoke", [Path(name)])
+        monkeypatch.chdir(tmp_path / "there")
+        with pytest.raises(DataError, match="is no file of this tree"):
+            unpack(tmp_path / "carry", "smoke")
+        monkeypatch.chdir(tmp_path / "here")
+    assert not list((tmp_path / "there").iterdir())
+
+
 def test_before_the_first_chunk_there_is_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     unpack(Path("carry"), "gpu")
