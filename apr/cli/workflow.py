@@ -88,4 +88,4 @@ def commit(scale: str) -> None:
         named = whole if stale else []  # DVC takes half a second more for each
         command = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *named]
         if subprocess.run(command, check=False).returncode:
-            raise AprError(f"`dvc commit {' '.join(named)}` failed, so `dvc status` is not clean")
+            raise AprError(f"`{' '.join(command[2:])}` failed, so `dvc status` is not clean")

@@ -20,8 +20,9 @@ def evaluate(made, tmp_path, monkeypatch, capsys):
     def run(problems=TEST, checkpoint=MODEL):
         paths = ("--problems", str(problems), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"))
         assert main(["evaluate", "--model", "apr", "--stage", "sft", *paths]) == 2
-        assert not (tmp_path / "out").exists()
-        return capsys.readouterr().err.splitlines()[-1]
+        output = capsys.readouterr().err
+        assert "Traceback" not in output and not (tmp_path / "out").exists()
+        return output.splitlines()[-1]
 
     monkeypatch.chdir(made.path)
     return run
