@@ -1,23 +1,33 @@
 """`apr serve`: a checkpoint behind HTTP."""
 
 import argparse
+from pathlib import Path
 
 from apr.cli.plan import load_scale
+from apr.core.errors import CheckpointError
 
 
 def serve(args: argparse.Namespace) -> None:
     """Serve a checkpoint over HTTP, token ids in and out, in the wire formats of vLLM and SGLang.
 
-    Window, slots and device are those of the parameters. Ends with Ctrl-C.
+    Window, slots and device are those of the parameters. RL may replace the weights (`rl.servers`). Ends with
+    Ctrl-C.
     """
     from apr.engine.serve import EngineServer
+    from apr.engine.slots import SlotEngine
     from apr.eval.sweep import open_engine
     from apr.grammar.tokenizer import load_language
 
     params, language = load_scale(args.scale), load_language(args.checkpoint)
     engine, stop_ids = open_engine(params, language, args.checkpoint), language.syntax.stop_ids
+
+    def load(directory: Path) -> SlotEngine:
+        if load_language(directory).vocabulary.ids != language.vocabulary.ids:
+            raise CheckpointError(f"{directory}: another vocabulary than {args.checkpoint}'s")
+        return open_engine(params, language, directory)
+
     size, name = language.vocabulary.size, params.engine.served_model
-    with EngineServer(engine, stop_ids, size, name, (args.host, args.port)) as server:
+    with EngineServer(engine, stop_ids, size, name, (args.host, args.port), load=load) as server:
         print(f"{args.checkpoint} at {server.url}", flush=True)
         try:
             server.serve_forever()

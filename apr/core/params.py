@@ -163,6 +163,19 @@ class Policy(Section):
     """Steps of this policy; null for `rl.steps`."""
 
 
+class RolloutServers(Section):
+    """Servers that decode the rollouts of RL, and take the policy's weights before every step."""
+
+    backend: Literal["vllm", "sglang"]
+    """`vllm` is sent weights by TRL, over NCCL; `sglang` reads them from disk, as does `apr serve`."""
+    endpoints: Annotated[list[str], Field(min_length=1)]
+    """Base URLs: one of vLLM, as TRL sends to one; as many as there are of SGLang."""
+    served_model: str = "apr"
+    """vLLM: the name that the model is served under."""
+    group_port: Positive = 51216
+    """vLLM: port of the trainer's host that weights are sent through."""
+
+
 class Rl(Section):
     """GRPO (paper: 64 prompts x 5, temperature 1, lr 1e-5, clip 0.2, 150 steps x 2 updates)."""
 
@@ -180,6 +193,8 @@ class Rl(Section):
     rows_per_device: Positive = 4
     """Packed rollouts per forward pass of the update."""
     lora: Lora | None = None
+    servers: RolloutServers | None = None
+    """Null decodes rollouts in the training process."""
     checkpoint_steps: Positive = 5
 
 
@@ -261,6 +276,9 @@ class Params(Section):
                  f"a divisor of model.heads = {self.model.heads}")
         _require((self.engine.backend == "slots") == (not self.engine.endpoints), "engine.endpoints",
                  self.engine.endpoints, "URLs where engine.backend is vllm or sglang, and only there")
+        servers = self.rl.servers
+        _require(not servers or servers.backend == "sglang" or len(servers.endpoints) == 1,
+                 "rl.servers.endpoints", servers and servers.endpoints, "one, of vllm")
         for name in ("number_range", "target_range"):
             low, high = getattr(self.problems, name)
             _require(low <= high, f"problems.{name}", [low, high], "low first")

@@ -13,8 +13,9 @@ import queue
 import threading
 import time
 from collections.abc import Hashable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
@@ -65,8 +66,9 @@ class VllmWire:
 
 @dataclass(frozen=True)
 class SglangWire:
-    """SGLang's own `generate`."""
+    """SGLang's own `generate`. With the `version` of `load_weights`, answers by other weights are faults."""
 
+    version: str | None = None
     path: str = "/generate"
 
     def body(self, ids: list[int], sampling: Sampling, count: int, seed: int, stop: list[int]) -> Json:
@@ -77,8 +79,34 @@ class SglangWire:
 
     def answer(self, payload: Any) -> tuple[list[int], list[float], str, int]:
         about = payload["meta_info"]
+        if self.version is not None and about["weight_version"] != self.version:
+            raise ValueError(f"decoded by weights {about['weight_version']} instead of {self.version}")
         logprobs = [entry[0] for entry in about["output_token_logprobs"]]
         return payload["output_ids"], logprobs, about["finish_reason"]["type"], about["prompt_tokens"]
+
+
+def wire_of(backend: str, served_model: str, version: str | None = None) -> Wire:
+    """Of the backends "vllm" and "sglang"; only the latter names versions of weights."""
+    return VllmWire(served_model) if backend == "vllm" else SglangWire(version)
+
+
+def load_weights(endpoints: Sequence[str], directory: Path, version: str, timeout: float) -> None:
+    """Has SGLang servers take the checkpoint in `directory`, which they see under the same path, and forget
+    what they have cached. Raises `ServerError` unless all of them have done so."""
+    body = {"model_path": str(directory.resolve()), "weight_version": version, "flush_cache": True}
+
+    def load(client: httpx.Client, url: str) -> str:
+        try:
+            done = client.post(url.rstrip("/") + "/update_weights_from_disk", json=body).json()
+            return "" if done.get("success") is True else str(done.get("message", done))
+        except (httpx.HTTPError, ValueError, AttributeError) as error:
+            return f"{type(error).__name__} {error}"
+
+    transport = httpx.HTTPTransport(retries=3)
+    with httpx.Client(timeout=timeout, transport=transport) as client, ThreadPoolExecutor() as pool:
+        for url, fault in zip(endpoints, pool.map(lambda url: load(client, url), endpoints), strict=True):
+            if fault:
+                raise ServerError(f"{url}: did not load weights ({fault[:200]})")
 
 
 @dataclass(eq=False)

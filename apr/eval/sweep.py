@@ -15,7 +15,7 @@ from apr.core.seeds import derive_seed
 from apr.countdown import Problem
 from apr.engine.checkpoint import load_model
 from apr.engine.interface import Decoder
-from apr.engine.remote import RemoteDecoder, SglangWire, VllmWire, Wire
+from apr.engine.remote import RemoteDecoder, wire_of
 from apr.engine.slots import SlotEngine
 from apr.eval.judge import EVAL_SCHEMA, ledger, verdict
 from apr.eval.points import Point, condition_kind, first_problems, point_columns, points
@@ -106,7 +106,7 @@ def open_decoder(params: Params, language: Language, checkpoint: Path) -> Iterat
     if engine.backend == "slots":
         yield open_engine(params, language, checkpoint)
         return
-    wire: Wire = VllmWire(engine.served_model) if engine.backend == "vllm" else SglangWire()
+    wire = wire_of(engine.backend, engine.served_model)
     size, timeout = language.vocabulary.size, engine.timeout
     with RemoteDecoder(engine.endpoints, wire, stop_ids, size, engine.slots, timeout) as decoder:
         yield decoder

@@ -17,10 +17,12 @@ from apr.core.process import share
 from apr.core.seeds import derive_rng, derive_seed
 from apr.countdown.problem import Problem
 from apr.countdown.verify import verify
+from apr.engine.interface import Decoder
 from apr.engine.slots import SlotEngine
 from apr.grammar.events import Condition, Malformed
 from apr.grammar.language import Language
 from apr.rl.packing import PackedRow, pack
+from apr.rl.servers import ServedPolicy
 from apr.threads.orchestrator import Orchestrator
 from apr.threads.rollout import Limits, Request, Rollout, Status
 
@@ -52,13 +54,18 @@ def solved(language: Language, problem: Problem, rollout: Rollout) -> bool:
 
 
 class Sampler:
-    """`sample` is the trainer's `rollout_func`; `record` holds the figures of the last step."""
+    """`sample` is the trainer's `rollout_func`; `record` holds the figures of the last step.
 
-    def __init__(self, params: Params, policy: str, language: Language, problems: Sequence[Problem]):
+    What is trained on is decoded by `served`, unless that is None.
+    """
+
+    def __init__(self, params: Params, policy: str, language: Language, problems: Sequence[Problem],
+                 served: ServedPolicy | None = None):  # fmt: skip
         children = params.rl.policies[policy].children
         self._params = params
         self._language = language
         self._problems = {problem.id: problem for problem in problems}
+        self._served = served
         self._condition = None if children is None else Condition("children", children)
         self._limits = Limits(window=params.grammar.window, max_tokens=params.engine.max_tokens,
                               max_children=params.grammar.max_children, max_depth=params.engine.max_depth)
@@ -74,12 +81,21 @@ class Sampler:
         return Request(name, prompt, temperature, seed)
 
     def decode(self, requests: Sequence[Request], model: torch.nn.Module) -> list[Rollout]:
-        """Rollouts of the model in training, in the order of their requests."""
-        syntax, engine = self._language.syntax, self._params.engine
+        """Rollouts of the model in training, in this process, in the order of their requests."""
         with decoding(model) as decoder:
             # A new engine has empty KV caches: nothing is left of the weights before the last update.
-            slots = SlotEngine(decoder, syntax.stop_ids, engine.slots, self._params.grammar.window)
-            return Orchestrator(slots, syntax, self._limits, engine.policy).run(requests)
+            slots, window = self._params.engine.slots, self._params.grammar.window
+            return self._run(requests, SlotEngine(decoder, self._language.syntax.stop_ids, slots, window))
+
+    def _run(self, requests: Sequence[Request], decoder: Decoder) -> list[Rollout]:
+        policy = self._params.engine.policy
+        return Orchestrator(decoder, self._language.syntax, self._limits, policy).run(requests)
+
+    def _decode_step(self, requests: Sequence[Request], trainer: Any) -> list[Rollout]:
+        if self._served is None:
+            return self.decode(requests, trainer.accelerator.unwrap_model(trainer.model))
+        with self._served.decoder(trainer) as decoder:
+            return self._run(requests, decoder)
 
     def sample(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
         """A rollout for each problem id in `prompts`, which come in groups of equal ids.
@@ -100,8 +116,7 @@ class Sampler:
             self.request(self._problems[name], f"{name}/{row % rl.group}", rl.temperature, seed)
             for row, name in enumerate(prompts)
         ]
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        rollouts = self.decode(requests[rank::processes], model)
+        rollouts = self._decode_step(requests[rank::processes], trainer)
         if processes > 1:
             parts = gather_object([rollouts])
             rollouts = [parts[row % processes][row // processes] for row in range(len(requests))]

@@ -53,6 +53,7 @@ from apr.engine.checkpoint import load_model, merge_adapters, resolve_device, sa
 from apr.grammar.tokenizer import load_language
 from apr.rl.log import StepLog, read_log, summary
 from apr.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
+from apr.rl.servers import ServedPolicy, check_servers, trainer_options
 from apr.rl.snapshots import Snapshots
 from apr.rl.trainer import PackedGRPOTrainer
 
@@ -68,6 +69,7 @@ def train_rl(
     `<out>.work` holds the trainer's state every `checkpoint_steps` steps, and a run with equal parameters and
     inputs goes on from there. Raises `ParamsError`, `DataError` or `CheckpointError` on bad input, and
     `AprError` if a loss or a gradient is not finite; a fault while sampling or in the reward ends the run.
+    With `rl.servers` the rollouts of a step are decoded there; snapshots are decoded here.
     Under `accelerate launch` the processes share the rollouts and the rows of every step.
     """
     check_params(params, policy)
@@ -80,9 +82,9 @@ def train_rl(
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     language = load_language(checkpoint)
     drawn = draw_problems(params, policy, read_problems(problems))
-    sampler, steps = Sampler(params, policy, language, drawn), steps_of(params, policy)
-
     work = out.with_name(f"{out.name}.work")
+    served = ServedPolicy(params, language, checkpoint, work / "served") if params.rl.servers else None
+    sampler, steps = Sampler(params, policy, language, drawn, served), steps_of(params, policy)
     config = trainer_config(params, policy, work)
     with config.main_process_first(local=False):
         resume_from = open_work(work, run_identity(params, policy, [problems, validation], checkpoint))
@@ -118,9 +120,7 @@ def check_params(params: Params, policy: str) -> None:
     """Raises `ParamsError` if `policy` is unknown or a step's rollouts do not split into micro-batches."""
     if policy not in params.rl.policies:
         raise ParamsError(f"rl.policies: {policy!r} is not allowed; allowed: {sorted(params.rl.policies)}")
-    if params.engine.backend != "slots":
-        raise ParamsError(f"engine.backend: {params.engine.backend!r} is not allowed; allowed: 'slots', as "
-                          "the weights change with every step of RL")
+    check_servers(params.rl.servers)
     rows, processes = params.rl.prompts * params.rl.group, share()[1]
     if rows % (params.rl.rows_per_device * processes):
         raise ParamsError(f"rl.rows_per_device: {params.rl.rows_per_device} is not allowed; allowed: a "
@@ -141,7 +141,7 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
         optim={"sgd": "sgd", "adamw": "adamw_torch_fused"}[rl.optimizer],
         learning_rate=rl.learning_rate, lr_scheduler_type="constant", weight_decay=0.0,
         max_grad_norm=rl.max_grad_norm, seed=params.seed, shuffle_dataset=False,
-        bf16=False, activation_checkpointing=False,
+        bf16=False, activation_checkpointing=False, **trainer_options(params),
         use_cpu=resolve_device(params.engine.device).type == "cpu",
         save_steps=rl.checkpoint_steps * rl.inner_updates, save_total_limit=1,
         logging_steps=1, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
@@ -160,6 +160,8 @@ def run_identity(params: Params, policy: str, problems: list[Path], checkpoint: 
     """Everything that a run depends on: its parameters, and hashes of its inputs."""
     settings = params.model_dump(mode="json", include={"seed", "grammar", "engine", "rl"})
     settings["rl"]["policies"] = {policy: settings["rl"]["policies"][policy]}
+    if settings["rl"]["servers"]:
+        del settings["rl"]["servers"]["endpoints"]  # a run goes on with servers elsewhere
     inputs = [*problems, *sorted(Path(checkpoint).glob("model*.safetensors"))]
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
     return {"params": settings, "inputs": hashes}

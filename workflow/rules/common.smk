@@ -17,6 +17,7 @@ LAUNCH = "python -m apr"
 if PLAN.params.engine.accelerate:
     LAUNCH = f"accelerate launch --config_file {PLAN.params.engine.accelerate} -m apr"
 GPU = int(PLAN.params.engine.device.startswith("cuda"))
+SERVERS = int(PLAN.params.rl.servers is not None)
 
 
 wildcard_constraints:

@@ -42,6 +42,7 @@ rule rl:
     threads: 1
     resources:
         gpu=GPU,
+        rollout_servers=SERVERS,  # they have one policy's weights at a time
     params:
         launch=LAUNCH,
         checkpoint=subpath(input.checkpoint, parent=True),
