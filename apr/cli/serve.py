@@ -13,11 +13,14 @@ def serve(args: argparse.Namespace) -> None:
     Window, slots and device are those of the parameters. RL may replace the weights (`rl.servers`). Ends with
     Ctrl-C.
     """
+    from transformers.utils import logging
+
     from apr.engine.serve import EngineServer
     from apr.engine.slots import SlotEngine
     from apr.eval.sweep import open_engine
     from apr.grammar.tokenizer import load_language
 
+    logging.disable_progress_bar()
     params, language = load_scale(args.scale), load_language(args.checkpoint)
     engine, stop_ids = open_engine(params, language, args.checkpoint), language.syntax.stop_ids
 
