@@ -17,6 +17,7 @@ from apr.core.process import share
 from apr.core.seeds import derive_rng, derive_seed
 from apr.countdown.problem import Problem
 from apr.countdown.verify import verify
+from apr.engine.sharding import gather
 from apr.engine.slots import SlotEngine
 from apr.grammar.events import Condition, Malformed
 from apr.grammar.language import Language
@@ -63,6 +64,7 @@ class Sampler:
         self._limits = Limits(window=params.grammar.window, max_tokens=params.engine.max_tokens,
                               max_children=params.grammar.max_children, max_depth=params.engine.max_depth)
         self.record: dict[str, float] = {}
+        self.bare: Any = None  # where the weights of the model in training are gathered, if they are sharded
         for problem in problems:
             if (length := len(self.request(problem, "", 0.0, 0).prompt)) >= params.grammar.window:
                 raise ParamsError(f"grammar.window: {params.grammar.window} is not allowed; allowed: more "
@@ -74,9 +76,10 @@ class Sampler:
         return Request(name, prompt, temperature, seed)
 
     def decode(self, requests: Sequence[Request], model: torch.nn.Module) -> list[Rollout]:
-        """Rollouts of the model in training, in the order of their requests."""
+        """Rollouts of the model in training, in the order of their requests. All processes have to call this
+        if its weights are sharded."""
         syntax, engine = self._language.syntax, self._params.engine
-        with decoding(model) as decoder:
+        with decoding(model, self.bare) as decoder:
             # A new engine has empty KV caches: nothing is left of the weights before the last update.
             slots = SlotEngine(decoder, syntax.stop_ids, engine.slots, self._params.grammar.window)
             return Orchestrator(slots, syntax, self._limits, engine.policy).run(requests)
@@ -146,11 +149,11 @@ def figures(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 @contextmanager
-def decoding(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
-    """The model in training, for the time of decoding: in evaluation mode, adapters active."""
+def decoding(model: torch.nn.Module, bare: Any = None) -> Iterator[PreTrainedModel]:
+    """The model in training, whole, for the time of decoding: in evaluation mode, adapters active."""
     training = model.training
-    model.eval()
+    whole = gather(model, bare).eval()
     try:
-        yield cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        yield cast(PreTrainedModel, whole.get_base_model() if isinstance(whole, PeftModel) else whole)
     finally:
         model.train(training)
