@@ -30,7 +30,7 @@ ELSEWHERE = {
     "make plan SCALE=paper": COST, "python -m apr plan --scale": COST, "python -m apr chunk": CHUNKS,
     "dvc exp run": EXPERIMENTS, "dvc exp show --only-changed": EXPERIMENTS,
     "snakemake --profile": CLUSTERS, "dvc remote": PULLED, "dvc push": PULLED,
-    "accelerate launch": "tests/sft/test_sft_processes.py: def test_two_processes_have_the_losses_of_one",
+    "accelerate launch": "tests/processes/test_two_processes.py: def test_two_processes_have_the_losses_of_one",
     "apr serve": "tests/engine/test_remote.py: def test_greedy_over_http_is_greedy_at_home",
     "apr solve": "tests/cli/test_solve.py: def test_a_problem_is_decoded_and_judged",
 }
