@@ -1,6 +1,7 @@
 """Models whose weights FSDP has dealt out over processes, in one piece again."""
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,13 @@ def without_weights(model: Any) -> Any:
     return copy
 
 
+def add_up_in_float32(accelerator: Any) -> None:
+    """Of gradients: with bfloat16 weights Accelerate would have FSDP round them before they are added."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
+
+
 def gather(model: Any, bare: Any, first_only: bool = False) -> Any:
     """`model`, or where it is sharded a copy of `bare` with its weights as they are now.
 
@@ -35,4 +43,4 @@ def gather(model: Any, bare: Any, first_only: bool = False) -> Any:
     copy = deepcopy(bare)
     copy.load_state_dict(weights, assign=True)
     copy.tie_weights()
-    return copy.to(next(iter(weights.values())).device)
+    return copy.to(copy.get_input_embeddings().weight.device)  # what is not weights, too

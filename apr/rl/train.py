@@ -46,7 +46,7 @@ from trl import GRPOConfig
 from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json
 from apr.core.params import Params
-from apr.core.process import share, sharded
+from apr.core.process import sharded, share
 from apr.core.progress import Meter
 from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model, merge_adapters, resolve_device, save_checkpoint
@@ -165,5 +165,5 @@ def run_identity(params: Params, policy: str, problems: list[Path], checkpoint: 
     settings["rl"]["policies"] = {policy: settings["rl"]["policies"][policy]}
     inputs = [*problems, *sorted(Path(checkpoint).glob("model*.safetensors"))]
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
-    identity = {"params": settings, "inputs": hashes}
-    return identity | {"sharded": True} if sharded() else identity  # states of sharded runs are others
+    identity: dict[str, object] = {"params": settings, "inputs": hashes}
+    return identity | {"sharded": True} if sharded() else identity  # whose states are others

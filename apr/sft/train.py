@@ -22,12 +22,12 @@ from trl import SFTConfig
 from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json, write_text
 from apr.core.params import Params
-from apr.core.process import share, sharded
+from apr.core.process import sharded, share
 from apr.core.recipe import hash_tree
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import merge_adapters, resolve_device, save_checkpoint
 from apr.engine.flops import bfloat16_peak, sizes_of
-from apr.engine.sharding import gather, without_weights
+from apr.engine.sharding import add_up_in_float32, gather, without_weights
 from apr.grammar.tokenizer import load_language
 from apr.sft.base import starting_model
 from apr.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
@@ -80,6 +80,7 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         trainer.remove_callback(callback)
     with trainer.accelerator.main_process_first():
         resume_from = open_work(work, _fingerprint(params, method, threads, rows))
+    add_up_in_float32(trainer.accelerator)
     bare = without_weights(trainer.model)
     trainer.train(resume_from_checkpoint=resume_from)
     model = gather(trainer.accelerator.unwrap_model(trainer.model), bare, first_only=True)

@@ -29,7 +29,8 @@ def one(data, make_params, params, problems, validation, checkpoint, tmp_path_fa
     """
     root, runs = tmp_path_factory.mktemp("one"), {}
     for optimizer in ("muon", "adamw"):
-        settings, paths = make_params(sft={"optimizer": optimizer}), (data / "traces.parquet", data / "tokenizer")
+        settings = make_params(sft={"optimizer": optimizer})
+        paths = data / "traces.parquet", data / "tokenizer"
         train_sft(settings, "apr", *paths, root / optimizer)
         arguments = ["sft", "--method", "apr", "--traces", paths[0], "--tokenizer", paths[1]]
         runs[optimizer] = SimpleNamespace(params=settings, arguments=arguments, out=root / optimizer)
@@ -105,7 +106,7 @@ def test_two_processes_have_the_losses_of_one(one, tmp_path):
 
 
 def test_two_processes_with_half_of_the_weights_each_do_too(one, tmp_path):
-    """FSDP2, where every run but that of adapters is killed, and goes on from its state of the update before."""
+    """FSDP2. All runs but that of adapters are killed, and go on from their state of the update before."""
     killed_in = {"muon": 3, "adamw": 3, "rl": 3, "lora": None}
     two(one, "fsdp.yaml", killed_in, tmp_path)
     assert_same_sft(one["muon"], tmp_path / "muon/out")

@@ -2,12 +2,12 @@
 
     accelerate launch --config_file FILE -m tests.processes.verbs JOBS
 
-JOBS is a JSON list of [arguments of apr, folder to run it in, update to be killed in or null]. A job leaves
-`seen-RANK.json` in its folder, of every micro-batch: number of the update, and which shares of the weights and of
-the optimizer's state this process has.
+JOBS is a JSON list of [arguments of apr, folder to run it in, update to be killed in or null]. A job that
+was not killed leaves `seen-RANK.json` in its folder, of every micro-batch: number of the update, and which
+shares of the weights and of the optimizer's state this process has.
 
-Accelerate shards (FSDP) on accelerators only. What it asks before it does so is answered here for the CPU; from
-there on everything is what it does on GPUs, through gloo instead of NCCL.
+Accelerate shards (FSDP) on accelerators only. What it asks before it does so is answered here for the CPU;
+from there on everything is what it does on GPUs, through gloo instead of NCCL.
 """
 
 import json
@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from apr.cli.main import main
-from apr.core.process import share, sharded
+from apr.core.process import sharded, share
 
 
 class Killed(BaseException):
