@@ -26,8 +26,10 @@ def share() -> tuple[int, int]:
 
 
 def sharded() -> bool:
-    """Whether `accelerate launch` says that FSDP deals weights out over the processes. Raises `ParamsError`
-    if it is not FSDP2."""
+    """Whether `accelerate launch` says that FSDP deals weights out over the processes.
+
+    Raises `ParamsError` if that is not FSDP2.
+    """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return False
     if (version := os.environ.get("FSDP_VERSION", "1")) != "2":

@@ -7,25 +7,30 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from apr.core.errors import ParamsError
 from apr.core.process import sharded
 
 
-def without_weights(model: Any) -> Any:
-    """A copy of `model` to `gather` its weights into, made before Accelerate shards it; None without FSDP."""
+def before_sharding(trainer: Any) -> Any:
+    """A copy of the trainer's model without weights, to `gather` them into; None without FSDP.
+
+    Has Accelerate, that shards the model when training begins, add gradients in float32 where weights are
+    bfloat16, as without FSDP. Raises `ParamsError` if Accelerate will not shard on this device.
+    """
     if not sharded():
         return None
-    bare = {id(p): torch.nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
-    copy = deepcopy(model, bare)
-    for module in copy.modules():
-        vars(module).pop("forward", None)  # TRL's own, which would call that of `model`
-    return copy
-
-
-def add_up_in_float32(accelerator: Any) -> None:
-    """Of gradients: with bfloat16 weights Accelerate would have FSDP round them before they are added."""
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is not None and plugin.mixed_precision_policy is not None:
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is None:
+        raise ParamsError("engine.accelerate: Accelerate has no FSDP on this device; allowed: a "
+                          "configuration without it")  # fmt: skip
+    if plugin.mixed_precision_policy:
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
+    parameters = trainer.model.parameters()
+    bare = {id(p): torch.nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in parameters}
+    copy = deepcopy(trainer.model, bare)
+    for module in copy.modules():
+        vars(module).pop("forward", None)  # TRL's own, which would call that of the model
+    return copy
 
 
 def gather(model: Any, bare: Any, first_only: bool = False) -> Any:

@@ -50,7 +50,7 @@ from apr.core.process import sharded, share
 from apr.core.progress import Meter
 from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model, merge_adapters, resolve_device, save_checkpoint
-from apr.engine.sharding import gather, without_weights
+from apr.engine.sharding import before_sharding, gather
 from apr.grammar.tokenizer import load_language
 from apr.rl.log import StepLog, read_log, summary
 from apr.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
@@ -102,7 +102,7 @@ def train_rl(
             callbacks=[snapshots, log],
         )
         trainer.remove_callback(PrinterCallback)
-        sampler.bare = without_weights(trainer.model)
+        sampler.bare = before_sharding(trainer)
         trainer.train(resume_from_checkpoint=resume_from)
     model = gather(trainer.accelerator.unwrap_model(trainer.model), sampler.bare, first_only=True)
     if rank > 0:

@@ -27,7 +27,7 @@ from apr.core.recipe import hash_tree
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import merge_adapters, resolve_device, save_checkpoint
 from apr.engine.flops import bfloat16_peak, sizes_of
-from apr.engine.sharding import add_up_in_float32, gather, without_weights
+from apr.engine.sharding import before_sharding, gather
 from apr.grammar.tokenizer import load_language
 from apr.sft.base import starting_model
 from apr.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
@@ -80,8 +80,7 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         trainer.remove_callback(callback)
     with trainer.accelerator.main_process_first():
         resume_from = open_work(work, _fingerprint(params, method, threads, rows))
-    add_up_in_float32(trainer.accelerator)
-    bare = without_weights(trainer.model)
+    bare = before_sharding(trainer)
     trainer.train(resume_from_checkpoint=resume_from)
     model = gather(trainer.accelerator.unwrap_model(trainer.model), bare, first_only=True)
     metrics = {
