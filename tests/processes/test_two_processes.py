@@ -44,20 +44,19 @@ def one(data, make_params, params, problems, validation, checkpoint, tmp_path_fa
     return runs
 
 
-def two(one, profile, killed_in, work):
-    """Runs those of `one` that `killed_in` names in two processes; what they say, stderr alone.
+def jobs_of(run, folder, fsdp, killed_in):
+    """To run in two processes what `run` was in one, and again after a kill."""
+    folder.mkdir()
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(run.params.model_dump(mode="json"), file)
+    arguments = [str(part) for part in [*run.arguments, "--out", folder / "out"]]
+    return [(fsdp, arguments, str(folder), update) for update in dict.fromkeys((killed_in, None))]
 
-    A run that is to be killed in an update is started again after it.
-    """
-    jobs = []
-    for name, update in killed_in.items():
-        (work / name).mkdir()
-        with (work / name / "params.yaml").open("w") as file:
-            YAML().dump(one[name].params.model_dump(mode="json"), file)
-        arguments = [str(part) for part in [*one[name].arguments, "--out", work / name / "out"]]
-        jobs += [(arguments, str(work / name), kill) for kill in {update: 0, None: 0}]
+
+def launch(jobs, work):
+    """Runs `jobs` in two processes; what they say."""
     (work / "jobs.json").write_text(json.dumps(jobs))
-    command = [BIN / "accelerate", "launch", "--config_file", ROOT / "profiles/accelerate" / profile,
+    command = [BIN / "accelerate", "launch", "--config_file", ROOT / "profiles/accelerate/fsdp.yaml",
                "-m", "tests.processes.verbs", work / "jobs.json"]  # fmt: skip
     done = subprocess.run(
         [str(part) for part in command], cwd=work, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
@@ -72,7 +71,8 @@ def log(out):
 
 
 def assert_same_run(one, out, same, close, atol):
-    """The curves of a run and its weights are those of `one`, to 1e-3 or 1e-4 and `atol`."""
+    """The run in `out` is that of `one`: figures `same` are equal, `close` to a tolerance each, weights to
+    `atol`."""
     assert json.loads((out / "metrics.json").read_text())["processes"] == 2
     first, second = log(one.out), log(out)
     assert [[line[name] for name in same] for line in second] == [
@@ -88,38 +88,36 @@ def assert_same_run(one, out, same, close, atol):
     assert not out.with_name("out.work").exists()
 
 
-def assert_same_sft(one, out):
-    assert_same_run(one, out, ("step", "tokens"), {"loss": 1e-3}, 2e-3)
-
-
-def assert_same_rl(one, out):
-    assert_same_run(one, out, SAME, dict.fromkeys(CLOSE, 1e-4), 1e-4)
+def seen(folder):
+    """Of every micro-batch of both processes: number of the update, shares of the weights and the state."""
+    return [json.loads((folder / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
 
 
 def test_two_processes_have_the_losses_of_one(one, tmp_path):
-    said = two(one, "ddp.yaml", {"muon": None, "rl": None}, tmp_path)
-    assert_same_sft(one["muon"], tmp_path / "muon/out")
+    """With whole weights, and with half of them each (FSDP2); some of the latter are killed and go on from
+    their state of the update before."""
+    whole = {"muon": None, "rl": None}
+    halves = {"muon": 3, "adamw": 3, "rl": 3, "lora": None}
+    jobs = [jobs_of(one[name], tmp_path / f"whole-{name}", False, update) for name, update in whole.items()]
+    jobs += [jobs_of(one[name], tmp_path / f"half-{name}", True, update) for name, update in halves.items()]
+    said = launch(sum(jobs, []), tmp_path)
     steps = len(log(one["muon"].out))
-    assert said.count(f"sft apr: {steps}/{steps}") == 1, "the first process alone says how far it is"
+    assert said.count(f"sft apr: {steps}/{steps}") == 3, "the first process alone says how far it is"
     assert any(line["zero_variance_groups"] for line in log(one["rl"].out))
-    assert_same_rl(one["rl"], tmp_path / "rl/out")
-
-
-def test_two_processes_with_half_of_the_weights_each_do_too(one, tmp_path):
-    """FSDP2. All runs but that of adapters are killed, and go on from their state of the update before."""
-    killed_in = {"muon": 3, "adamw": 3, "rl": 3, "lora": None}
-    two(one, "fsdp.yaml", killed_in, tmp_path)
-    assert_same_sft(one["muon"], tmp_path / "muon/out")
-    assert_same_sft(one["adamw"], tmp_path / "adamw/out")
-    assert_same_rl(one["rl"], tmp_path / "rl/out")
-    assert_same_rl(one["lora"], tmp_path / "lora/out")
-    assert (tmp_path / "lora/out/adapter/adapter_model.safetensors").is_file()
-    for name, update in killed_in.items():
-        for rank in (0, 1):
-            seen = json.loads((tmp_path / name / f"seen-{rank}.json").read_text())
-            assert seen[0][0] == (update - 1 if update else 0), "the state that it went on from"
-            parts = [part for _, *parts in seen for part in parts if part is not None]
+    for folder in [f"whole-{name}" for name in whole] + [f"half-{name}" for name in halves]:
+        name, out = folder.split("-")[1], tmp_path / folder / "out"
+        if name in ("muon", "adamw"):
+            assert_same_run(one[name], out, ("step", "tokens"), {"loss": 1e-3}, 2e-3)
+        else:
+            assert_same_run(one[name], out, SAME, dict.fromkeys(CLOSE, 1e-4), 1e-4)
+    for name in whole:
+        assert all(weights == 1 for process in seen(tmp_path / f"whole-{name}") for _, weights, _ in process)
+    for name, update in halves.items():
+        for process in seen(tmp_path / f"half-{name}"):
+            assert process[0][0] == (update - 1 if update else 0), "the state that it went on from"
+            parts = [part for _, *parts in process for part in parts if part is not None]
             assert parts == pytest.approx([0.5] * len(parts), abs=0.01)
+    assert (tmp_path / "half-lora/out/adapter/adapter_model.safetensors").is_file()
 
 
 def test_rows_that_do_not_split_are_an_error(data, make_params, params, tmp_path, monkeypatch):
