@@ -18,7 +18,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from apr.cli.plan import load_scale
-from apr.core.params import Params
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -154,17 +153,3 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
             laboratory.run("git", "commit", "-q", "-m", "results")
             done.touch()
     return Laboratory(shutil.copytree(original, base / "made", symlinks=True))
-
-
-def launch(params: Params, work: Path, *arguments: object) -> str:
-    """Runs a verb of apr in two processes, from the folder `work`; what it says."""
-    with (work / "params.yaml").open("w") as file:
-        YAML().dump(params.model_dump(mode="json"), file)
-    config = ROOT / "profiles/accelerate/ddp.yaml"
-    command = [BIN / "accelerate", "launch", "--config_file", config, "-m", "apr", *arguments]
-    done = subprocess.run(
-        [str(part) for part in command], cwd=work, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert not done.returncode, done.stderr
-    return done.stderr

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from apr.core.errors import ParamsError
+
 OWNER = "APR_OWNER"
 """Environment variable: identity of the process that a verb works for."""
 RUNS = Path(".snakemake/apr-runs")
@@ -21,6 +23,18 @@ EVERY = 0.5
 def share() -> tuple[int, int]:
     """This process's number and how many there are, as `accelerate launch` says; without it 0 and 1."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def sharded() -> bool:
+    """Whether `accelerate launch` says that FSDP deals weights out over the processes.
+
+    Raises `ParamsError` if that is not FSDP2.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return False
+    if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+        raise ParamsError(f"fsdp_version: {version} is not allowed; allowed: 2")
+    return True
 
 
 def identity(pid: int | None = None) -> str:

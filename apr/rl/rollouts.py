@@ -18,6 +18,7 @@ from apr.core.seeds import derive_rng, derive_seed
 from apr.countdown.problem import Problem
 from apr.countdown.verify import verify
 from apr.engine.interface import Decoder
+from apr.engine.sharding import gather
 from apr.engine.slots import SlotEngine
 from apr.grammar.events import Condition, Malformed
 from apr.grammar.language import Language
@@ -70,6 +71,7 @@ class Sampler:
         self._limits = Limits(window=params.grammar.window, max_tokens=params.engine.max_tokens,
                               max_children=params.grammar.max_children, max_depth=params.engine.max_depth)
         self.record: dict[str, float] = {}
+        self.bare: Any = None  # where the weights of the model in training are gathered, if they are sharded
         for problem in problems:
             if (length := len(self.request(problem, "", 0.0, 0).prompt)) >= params.grammar.window:
                 raise ParamsError(f"grammar.window: {params.grammar.window} is not allowed; allowed: more "
@@ -81,8 +83,9 @@ class Sampler:
         return Request(name, prompt, temperature, seed)
 
     def decode(self, requests: Sequence[Request], model: torch.nn.Module) -> list[Rollout]:
-        """Rollouts of the model in training, in this process, in the order of their requests."""
-        with decoding(model) as decoder:
+        """Rollouts of the model in training, in this process, in the order of their requests. All processes
+        have to call this if its weights are sharded."""
+        with decoding(model, self.bare) as decoder:
             # A new engine has empty KV caches: nothing is left of the weights before the last update.
             slots, window = self._params.engine.slots, self._params.grammar.window
             return self._run(requests, SlotEngine(decoder, self._language.syntax.stop_ids, slots, window))
@@ -94,7 +97,7 @@ class Sampler:
     def _decode_step(self, requests: Sequence[Request], trainer: Any) -> list[Rollout]:
         if self._served is None:
             return self.decode(requests, trainer.accelerator.unwrap_model(trainer.model))
-        with self._served.decoder(trainer) as decoder:
+        with self._served.decoder(trainer, self.bare) as decoder:
             return self._run(requests, decoder)
 
     def sample(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
@@ -161,11 +164,11 @@ def figures(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 @contextmanager
-def decoding(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
-    """The model in training, for the time of decoding: in evaluation mode, adapters active."""
+def decoding(model: torch.nn.Module, bare: Any = None) -> Iterator[PreTrainedModel]:
+    """The model in training, whole, for the time of decoding: in evaluation mode, adapters active."""
     training = model.training
-    model.eval()
+    whole = gather(model, bare).eval()
     try:
-        yield cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        yield cast(PreTrainedModel, whole.get_base_model() if isinstance(whole, PeftModel) else whole)
     finally:
         model.train(training)

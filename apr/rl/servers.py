@@ -22,6 +22,7 @@ from apr.core.params import Params, RolloutServers
 from apr.core.recipe import digest, hash_tree
 from apr.engine.checkpoint import save_checkpoint
 from apr.engine.remote import RemoteDecoder, load_weights, wire_of
+from apr.engine.sharding import gather
 from apr.grammar.language import Language
 
 
@@ -52,24 +53,25 @@ class ServedPolicy:
         self._language, self._checkpoint, self._folder = language, checkpoint, folder
 
     @contextmanager
-    def decoder(self, trainer: Any) -> Iterator[RemoteDecoder]:
-        """Decodes with the weights that the model of `trainer` has now. Every process has to call it.
+    def decoder(self, trainer: Any, bare: Any) -> Iterator[RemoteDecoder]:
+        """Decodes with the weights that the model of `trainer` has now; `bare` as in `gather`. Every process
+        has to call it.
 
         Raises `ServerError` if a server did not take them, and while decoding.
         """
         servers, language = self._servers, self._language
-        version = None if servers.backend == "vllm" else self._publish(trainer)
+        version = None if servers.backend == "vllm" else self._publish(trainer, bare)
         with RemoteDecoder(
             servers.endpoints, wire_of(servers.backend, servers.served_model, version),
             language.syntax.stop_ids, language.vocabulary.size, self._engine.slots, self._engine.timeout,
         ) as decoder:  # fmt: skip
             yield decoder
 
-    def _publish(self, trainer: Any) -> str:
+    def _publish(self, trainer: Any, bare: Any) -> str:
         """The version under which the servers now have the weights."""
         versions = [""]
+        model = gather(trainer.accelerator.unwrap_model(trainer.model), bare, first_only=True)
         if trainer.accelerator.is_main_process:
-            model = trainer.accelerator.unwrap_model(trainer.model)
             if isinstance(model, PeftModel):  # merged and split again, the base would not be what it was
                 model = copy.deepcopy(model).merge_and_unload()
             save_checkpoint(model, self._checkpoint, self._folder)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from apr.core.files import read_rows, write_rows
+from apr.core.process import share
 from apr.countdown.problem import Problem
 from apr.rl.rollouts import Sampler
 from apr.threads.records import THREAD_SCHEMA, rows_of
@@ -28,7 +30,8 @@ class Snapshots(TrainerCallback):
     """Writes a file per snapshot into `folder`, and leaves training as it is: greedy decoding draws no noise,
     and changes no weight.
 
-    A file that is there stays, so a run that resumes adds those that it lacks.
+    A file that is there stays, so a run that resumes adds those that it lacks. Every process has to be asked,
+    the first one writes.
     """
 
     def __init__(self, folder: Path, sampler: Sampler, problems: Sequence[Problem], inner_updates: int,
@@ -45,10 +48,14 @@ class Snapshots(TrainerCallback):
     def _take(self, updates: int, model: torch.nn.Module) -> None:
         step, within = divmod(updates, self._inner_updates)
         path = self._path(step)
-        if within or step not in self._steps or path.is_file():
+        if within or step not in self._steps or broadcast_object_list([path.is_file()])[0]:
             return
-        requests = [self._sampler.request(problem, problem.id, 0.0, 0) for problem in self._problems]
+        first = share()[0] == 0
+        shown = self._problems if first else []  # the others lend it their weights if those are sharded
+        requests = [self._sampler.request(problem, problem.id, 0.0, 0) for problem in shown]
         rollouts = self._sampler.decode(requests, model)
+        if not first:
+            return
         rows = [{"step": step, "problem_id": rollout.id, **row}
                 for rollout in rollouts for row in rows_of(rollout)]  # fmt: skip
         write_rows(path, rows, SNAPSHOT_SCHEMA)

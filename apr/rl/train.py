@@ -46,10 +46,11 @@ from trl import GRPOConfig
 from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json
 from apr.core.params import Params
-from apr.core.process import share
+from apr.core.process import sharded, share
 from apr.core.progress import Meter
 from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model, merge_adapters, resolve_device, save_checkpoint
+from apr.engine.sharding import before_sharding, gather
 from apr.grammar.tokenizer import load_language
 from apr.rl.log import StepLog, read_log, summary
 from apr.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
@@ -100,14 +101,16 @@ def train_rl(
             train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),
             processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
             peft_config=lora_config(params),
-            callbacks=[snapshots, log] if rank == 0 else [log],
+            callbacks=[snapshots, log],
         )
         trainer.remove_callback(PrinterCallback)
+        sampler.bare = before_sharding(trainer)
         trainer.train(resume_from_checkpoint=resume_from)
+    model = gather(trainer.accelerator.unwrap_model(trainer.model), sampler.bare, first_only=True)
     if rank > 0:
         return
     with atomic_path(out) as partial:
-        model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model), partial / "adapter")
+        model = merge_adapters(model, partial / "adapter")
         save_checkpoint(model, checkpoint, partial)
         shutil.copyfile(work / "log.jsonl", partial / "log.jsonl")
         snapshots.write(partial / "rollouts.parquet")
@@ -164,4 +167,5 @@ def run_identity(params: Params, policy: str, problems: list[Path], checkpoint: 
         del settings["rl"]["servers"]["endpoints"]  # a run goes on with servers elsewhere
     inputs = [*problems, *sorted(Path(checkpoint).glob("model*.safetensors"))]
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
-    return {"params": settings, "inputs": hashes}
+    identity: dict[str, object] = {"params": settings, "inputs": hashes}
+    return identity | {"sharded": True} if sharded() else identity  # whose states are others

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
@@ -80,7 +81,7 @@ def _score(
     """Scores rows (B, L) as one row without padding; 0 where there is no token or a thread begins."""
     real = mask.bool() & (lengths[:, :1] > 0)
     if not real.any():
-        if isinstance(model, DistributedDataParallel):  # waits for the gradients of every process
+        if isinstance(model, (DistributedDataParallel, FSDPModule)):  # waits for every process
             real[0, 0] = True
             lengths = real.new_ones(1, 1, dtype=lengths.dtype)
         else:

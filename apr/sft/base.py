@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from apr.core.errors import CheckpointError, ParamsError
 from apr.core.params import Params
+from apr.core.process import sharded
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import load_model, new_model
 from apr.grammar.pretrained import PretrainedVocabulary
@@ -43,6 +44,9 @@ def starting_model(
     lora = LoraConfig(r=sft.lora.rank, lora_alpha=sft.lora.alpha, target_modules="all-linear")
     if foreign:
         layers = (model.get_input_embeddings(), model.get_output_embeddings())
+        if sharded() and model.config.tie_word_embeddings:
+            raise ParamsError("sft.lora: allowed under FSDP only if the embeddings of sft.base are not tied, "
+                              "or it knows the words of the thread language")
         names = [name for name, module in model.named_modules() if module in layers]
         lora.trainable_token_indices = {name: foreign.new_ids for name in names}
     return model, lora

@@ -7,6 +7,7 @@ than float32 (70 ms against 980 ms a step for 0.8M parameters), and one matrix a
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -29,8 +30,21 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     return x.mT if transposed else x
 
 
+def _orthogonal(updates: torch.Tensor) -> torch.Tensor:
+    """`orthogonalize` for matrices that may be sharded; the result is as they are."""
+    if not isinstance(updates, DTensor):
+        return orthogonalize(updates)
+    mesh, placements = updates.device_mesh, updates.placements
+    whole = DTensor.from_local(orthogonalize(updates.full_tensor()), mesh, [Replicate()] * mesh.ndim)
+    return whole.redistribute(placements=placements)  # each process takes its part: nothing is sent
+
+
 class Muon(Optimizer):
-    """`learning_rate` moves the matrices, `other_learning_rate` embeddings, norms and biases (AdamW)."""
+    """`learning_rate` moves the matrices, `other_learning_rate` embeddings, norms and biases (AdamW).
+
+    Weights and state may be sharded (FSDP2): the matrices of a shape are gathered while they are
+    orthogonalised, by every process.
+    """
 
     def __init__(self, model: Any, learning_rate: float, other_learning_rate: float, decay: float):
         layers = (model.get_input_embeddings(), model.get_output_embeddings())
@@ -66,7 +80,7 @@ class Muon(Optimizer):
                 momentum.lerp_(p.grad, 1 - MOMENTUM)
                 updates.append(p.grad.lerp(momentum, MOMENTUM))
             scale = max(1.0, rows / columns) ** 0.5
-            for p, update in zip(same, orthogonalize(torch.stack(updates)), strict=True):
+            for p, update in zip(same, _orthogonal(torch.stack(updates)), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
 
     def _step_adamw(self, group: dict, p: Any) -> None:

@@ -9,6 +9,7 @@ import json
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from trl import SFTConfig
 from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json, write_text
 from apr.core.params import Params
-from apr.core.process import share
+from apr.core.process import sharded, share
 from apr.core.recipe import hash_tree
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import merge_adapters, resolve_device, save_checkpoint
 from apr.engine.flops import bfloat16_peak, sizes_of
+from apr.engine.sharding import before_sharding, gather
 from apr.grammar.tokenizer import load_language
 from apr.sft.base import starting_model
 from apr.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
@@ -78,7 +80,9 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         trainer.remove_callback(callback)
     with trainer.accelerator.main_process_first():
         resume_from = open_work(work, _fingerprint(params, method, threads, rows))
+    bare = before_sharding(trainer)
     trainer.train(resume_from_checkpoint=resume_from)
+    model = gather(trainer.accelerator.unwrap_model(trainer.model), bare, first_only=True)
     metrics = {
         "threads": len(lengths),
         "epochs": sum(map(len, rows)) / len(lengths),
@@ -86,7 +90,7 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         "processes": processes,
     }
     if rank == 0:
-        _write(trainer, Path(tokenizer), out, metrics)
+        _write(trainer, model, Path(tokenizer), out, metrics)
         remove(work)
 
 
@@ -110,6 +114,8 @@ def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
 def _fingerprint(params: Params, method: str, threads: Threads, rows: list[list[int]]) -> str:
     """Changes with everything that the weights depend on."""
     settings = {**vars(params.sft), "tokens": method, "model": params.model, "seed": params.seed}
+    if sharded():  # whose states are others
+        settings["sharded"] = True
     base = hash_tree(Path(params.sft.base), Path(params.sft.base)) if params.sft.base else {}
     digest = hashlib.blake2b(repr([sorted(settings.items()), base, rows]).encode(), digest_size=16)
     for array in threads:
@@ -117,13 +123,15 @@ def _fingerprint(params: Params, method: str, threads: Threads, rows: list[list[
     return digest.hexdigest()
 
 
-def _write(trainer: PackedSFTTrainer, tokenizer: Path, out: Path, metrics: dict[str, float]) -> None:
+def _write(
+    trainer: PackedSFTTrainer, model: Any, tokenizer: Path, out: Path, metrics: dict[str, float]
+) -> None:
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics |= {"steps": trainer.state.global_step, "tokens": log[-1]["tokens"], "loss": log[-1]["loss"]}
     if shares := [entry["peak_share"] for entry in log if "peak_share" in entry]:
         metrics["peak_share"] = median(shares)
     with atomic_path(out) as partial:
-        model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model), partial / "adapter")
+        model = merge_adapters(model, partial / "adapter")
         metrics |= {"parameters": model.num_parameters()}
         save_checkpoint(model, tokenizer, partial)
         write_text(partial / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))

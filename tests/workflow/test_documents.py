@@ -23,6 +23,7 @@ PULLED = f"{PIPELINE}: def test_a_clone_that_pulls_has_nothing_to_do"
 CLUSTERS = "tests/workflow/test_clusters.py: def test_jobs_are_submitted_and_end_with_the_run"
 CLAIMS = "tests/figures/test_claims.py: def test_the_table_and_the_readme"
 CHUNKS = "tests/workflow/test_chunks.py: def test_chunks_on_fresh_machines_make_what_one_run_makes"
+PROCESSES = "tests/processes/test_two_processes.py: def test_two_processes_have_the_losses_of_one"
 COST = "tests/workflow/test_cost.py: def test_the_paper_scale_is_the_papers"
 ELSEWHERE = {
     "make run": ".ci/run: snakemake --cores all", "make test": ".ci/run: make test",
@@ -30,7 +31,7 @@ ELSEWHERE = {
     "make plan SCALE=paper": COST, "python -m apr plan --scale": COST, "python -m apr chunk": CHUNKS,
     "dvc exp run": EXPERIMENTS, "dvc exp show --only-changed": EXPERIMENTS,
     "snakemake --profile": CLUSTERS, "dvc remote": PULLED, "dvc push": PULLED,
-    "accelerate launch": "tests/sft/test_sft_processes.py: def test_two_processes_have_the_losses_of_one",
+    "accelerate launch": PROCESSES,
     "apr serve": "tests/engine/test_remote.py: def test_greedy_over_http_is_greedy_at_home",
     "apr solve": "tests/cli/test_solve.py: def test_a_problem_is_decoded_and_judged",
 }
