@@ -21,7 +21,7 @@ CLOSE = ("loss", "kl", "grad_norm", "clip_share", "entropy")
 
 
 @pytest.fixture(scope="session")
-def one(data, make_params, params, problems, validation, checkpoint, tmp_path_factory):
+def one(data, make_params, params, problems, validation, checkpoint, serve, tmp_path_factory):
     """What one process trains: per name the parameters, the arguments of the verb but `--out`, the result.
 
     In RL each of two processes has one and a half of three groups, and micro-batches in which nothing is
@@ -34,8 +34,10 @@ def one(data, make_params, params, problems, validation, checkpoint, tmp_path_fa
         train_sft(settings, "apr", *paths, root / optimizer)
         arguments = ["sft", "--method", "apr", "--traces", paths[0], "--tokenizer", paths[1]]
         runs[optimizer] = SimpleNamespace(params=settings, arguments=arguments, out=root / optimizer)
-    for name, lora in (("rl", None), ("lora", {"rank": 4, "alpha": 8})):
-        few = {"prompts": 3, "group": 2, "rows_per_device": 1, "lora": lora}
+    lora = {"lora": {"rank": 4, "alpha": 8}}
+    served = {"servers": {"backend": "sglang", "endpoints": [serve().url]}}
+    for name, change in (("rl", {}), ("lora", lora), ("served", served | lora)):
+        few = {"prompts": 3, "group": 2, "rows_per_device": 1} | change
         settings = type(params).model_validate(params.model_dump() | {"rl": params.model_dump()["rl"] | few})
         train_rl(settings, "apr", problems, validation, checkpoint, root / name)
         arguments = ["rl", "--policy", "apr", "--problems", problems, "--validation", validation,
@@ -97,7 +99,7 @@ def test_two_processes_have_the_losses_of_one(one, tmp_path):
     """With whole weights, and with half of them each (FSDP2); some of the latter are killed and go on from
     their state of the update before."""
     whole = {"muon": None, "rl": None}
-    halves = {"muon": 3, "adamw": 3, "rl": 3, "lora": None}
+    halves = {"muon": 3, "adamw": 3, "rl": 3, "lora": None, "served": None}
     jobs = [jobs_of(one[name], tmp_path / f"whole-{name}", False, update) for name, update in whole.items()]
     jobs += [jobs_of(one[name], tmp_path / f"half-{name}", True, update) for name, update in halves.items()]
     said = launch(sum(jobs, []), tmp_path)

@@ -1,12 +1,17 @@
 """A tiny model that half knows how to add two numbers, sometimes by spawning, and problems for it."""
 
+from threading import Lock, Thread
+
 import pytest
 import torch
 
+from apr.core.errors import CheckpointError
 from apr.core.files import write_rows
 from apr.core.params import parse_params
 from apr.countdown.problem import PROBLEM_SCHEMA
-from apr.engine.checkpoint import new_model, save_checkpoint
+from apr.engine.checkpoint import load_model, new_model, save_checkpoint
+from apr.engine.serve import EngineServer
+from apr.engine.slots import SlotEngine
 from apr.grammar.language import build_language
 from apr.grammar.tokenizer import make_tokenizer
 
@@ -89,3 +94,28 @@ def validation(tmp_path_factory):
     path = tmp_path_factory.mktemp("problems") / "validation.parquet"
     write_rows(path, [{"problem_id": "validation-0", "numbers": [2, 5], "target": 7}], PROBLEM_SCHEMA)
     return path
+
+
+@pytest.fixture(scope="session")
+def serve(checkpoint, language, params):
+    """Starts a server of the checkpoint."""
+    servers, loading = [], Lock()
+
+    def open_engine(directory):
+        if not (directory / "config.json").is_file():
+            raise CheckpointError(f"{directory}: no such checkpoint directory")
+        with loading:  # transformers does not load two models at once
+            model = load_model(directory, "cpu")
+        return SlotEngine(model, language.syntax.stop_ids, 8, params.grammar.window)
+
+    def start():
+        server = EngineServer(open_engine(checkpoint), language.syntax.stop_ids, language.vocabulary.size,
+                              "tiny", load=open_engine)  # fmt: skip
+        servers.append(server)
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,45 +1,18 @@
 """RL whose rollouts are decoded by real servers: by the weights of the step, or not at all."""
 
 import json
-from threading import Lock, Thread
 
 import httpx
 import pytest
 import torch
 
-from apr.core.errors import CheckpointError, ParamsError, ServerError
+from apr.core.errors import ParamsError, ServerError
 from apr.core.params import Lora, RolloutServers
 from apr.engine.checkpoint import load_model
 from apr.engine.interface import Sampling
 from apr.engine.remote import RemoteDecoder, load_weights, wire_of
-from apr.engine.serve import EngineServer
-from apr.engine.slots import SlotEngine
 from apr.rl.rollouts import Sampler
 from apr.rl.train import run_identity, train_rl, trainer_config
-
-
-@pytest.fixture
-def serve(checkpoint, language, params):
-    servers, loading = [], Lock()
-
-    def open_engine(directory):
-        if not (directory / "config.json").is_file():
-            raise CheckpointError(f"{directory}: no such checkpoint directory")
-        with loading:  # transformers does not load two models at once
-            model = load_model(directory, "cpu")
-        return SlotEngine(model, language.syntax.stop_ids, 8, params.grammar.window)
-
-    def start():
-        server = EngineServer(open_engine(checkpoint), language.syntax.stop_ids, language.vocabulary.size,
-                              "tiny", load=open_engine)  # fmt: skip
-        servers.append(server)
-        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def served_by(params, *urls, backend="sglang", **changes):
