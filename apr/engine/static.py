@@ -92,7 +92,7 @@ class StaticModel(PaddedModel):
         shape = rows, reach_bucket(int(end.max()), self._window), prefix
         last = end - 1
         given = memory.host.numpy()
-        given[:, :rows] = 0
+        # Rows that nobody reads keep the rest of an earlier step, and write where nobody reads.
         given[2:4, :rows] = np.arange(rows), np.full(rows, self._window)
         given[:, places] = (
             ids[slots, last], last, slots, last, temperatures.view(np.int64), noise.view(np.int64)

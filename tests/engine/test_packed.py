@@ -90,12 +90,18 @@ LONG = [[300, 1, 127, 128, 44], [5, 595]]
 """Two rows of 600: threads within a block, over several, and that end with one."""
 
 
+@pytest.fixture
+def short_rows(monkeypatch):
+    """Rows of 600 are padded to 768: with padding in a block that has tokens, and in one of its own."""
+    monkeypatch.setattr(packed, "SMALLEST_ROW", 768)
+
+
 def long_positions() -> torch.Tensor:
     return torch.cat([packed_positions(lengths) for lengths in LONG])
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_flex_equals_thread_by_thread_with_gradients(kv_heads, monkeypatch):
+def test_flex_equals_thread_by_thread_with_gradients(kv_heads, monkeypatch, short_rows):
     # PyTorch refuses gradients on a CPU, although its formula for them is the same on every device.
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
     generator = torch.Generator().manual_seed(4)
@@ -127,9 +133,20 @@ def test_blocks_that_flex_computes_are_those_with_something_to_see():
     assert torch.equal(*(m(0, 0, at[:, None], at[None]) for m in (mask.mask_mod, visible)))
 
 
+def test_padding_of_a_row_sees_only_itself():
+    mask = thread_mask(long_positions(), 768)
+    assert mask.to_dense()[1, 0, 4:].tolist() == [[1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1]]
+    at = torch.arange(768)
+    assert torch.equal(mask.mask_mod(1, 0, at[:, None], at[None])[600:], torch.eye(768).bool()[600:])
+
+
+def test_rows_have_few_sizes():
+    assert [packed.row_size(length) for length in (1, 4096, 4097, 65536)] == [4096, 4096, 16384, 65536]
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_a_model_by_flex_and_thread_by_thread(precision, monkeypatch):
+def test_a_model_by_flex_and_thread_by_thread(precision, monkeypatch, short_rows):
     """Under autocast, which leaves queries and keys in float32, too."""
 
     def loss(model):

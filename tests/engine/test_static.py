@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 import apr.engine.slots
@@ -12,6 +13,7 @@ from apr.engine.padded import PaddedModel
 from apr.engine.sampling import sample
 from apr.engine.slots import SlotEngine
 from apr.engine.static import StaticModel, reach_bucket, row_bucket
+from tests.engine.conftest import Tape
 
 VOCABULARY, WINDOW, SLOTS = 23, 48, 12
 SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -78,6 +80,7 @@ def test_any_rows_give_what_the_launched_pass_gives(tiny_llama, tapes, kind):
             assert tokens.tolist() == expected.tolist()
             np.testing.assert_allclose(logprobs, about, atol=1e-5)
     assert 4 <= len(tapes) == len(one._memory.recorded)
+    assert {prefix for _, _, prefix in one._memory.recorded} == {True, False}
 
 
 def rollouts(model, kind, monkeypatch) -> dict:
@@ -131,7 +134,7 @@ def test_what_is_recorded_serves_the_next_engine_with_the_weights_of_then(tiny_l
         for parameter in model.parameters():
             parameter.mul_(1.5)
     third, after = decode(model)
-    assert third._memory is kept and len(tapes) == 2
+    assert third._memory is kept and list(kept.recorded) == [(4, 16, True)] and len(tapes) == 2
     assert after != before and after == decode(model)[1]
     del third
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
@@ -177,6 +180,21 @@ def test_a_step_compiles_as_a_whole(model):
     made._memory.drawn.zero_()
     torch.compile(made._step, fullgraph=True, dynamic=False, backend="eager")(4, 16, True)
     assert torch.equal(made._memory.drawn[0], expected[0])
+
+
+@torch.inference_mode()
+def test_a_step_takes_nothing_from_the_host():
+    """On a device that holds no values, a value that is looked at would be an error."""
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=VOCABULARY)).eval()
+        rotary = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).eval()
+    for each in (model, rotary):
+        made = StaticModel(each, SLOTS, WINDOW)
+        for prefix in (True, False):
+            with Tape() as tape:
+                made._step(4, 16, prefix)
+            tensors = [x for x in tree_leaves(tape.calls) if isinstance(x, torch.Tensor)]
+            assert len(tensors) > 100 and {x.device.type for x in tensors} == {"meta"}
 
 
 @torch.inference_mode()
