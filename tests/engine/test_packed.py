@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
 
@@ -138,6 +139,18 @@ def test_padding_of_a_row_sees_only_itself():
     assert mask.to_dense()[1, 0, 4:].tolist() == [[1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1]]
     at = torch.arange(768)
     assert torch.equal(mask.mask_mod(1, 0, at[:, None], at[None])[600:], torch.eye(768).bool()[600:])
+
+
+def test_flex_is_compiled_once_for_all_rows_of_a_size(monkeypatch, short_rows):
+    counter = CompileCounter()
+    monkeypatch.setattr(packed, "flex_attention", torch.compile(flex_attention.flex_attention, dynamic=False,
+                                                                backend=counter))  # fmt: skip
+    for lengths in [5, 7], [300, 1, 300], [768], [400, 400]:
+        positions = packed_positions(lengths)
+        inputs = torch.randn(3, 1, 2, sum(lengths), 16)
+        other, _ = packed_attention(torch.nn.Module(), *inputs, None, 0.3, position_ids=positions)
+        torch.testing.assert_close(flex(*inputs, positions, 0.3), other, atol=2e-6, rtol=0)
+    assert counter.frame_count == 2
 
 
 def test_rows_have_few_sizes():
