@@ -1,10 +1,11 @@
-"""Seconds of a decoding step on the device at hand: passes of fixed shapes (on a GPU replayed as CUDA graphs)
+"""Seconds of a decoding step on the device at hand: passes of fixed shapes, on a GPU replayed as CUDA graphs,
 against the same passes launched one by one.
 
     python -m benchmarks.decode --threads 16 256 2048 --reach 512
 
 Threads of random lengths up to `--reach` are decoded by a Llama of random weights, sampling at temperature 1.
-The figures are medians of `--steps` steps; the two take turns in one process.
+The figures are medians of `--steps` steps; the two take turns in one process. Elsewhere than on a GPU nothing
+is replayed, so that fixed shapes are all that differs.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from apr.core.params import Model
+from apr.engine import static
 from apr.engine.checkpoint import new_model, resolve_device
 from apr.engine.padded import PaddedModel
 from apr.engine.sampling import sample
@@ -56,12 +58,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--shape", type=int, nargs=5, default=[5, 256, 4, 4, 576],
                         metavar=("LAYERS", "HIDDEN", "HEADS", "KV_HEADS", "FFN"))  # fmt: skip
+    parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in RL
     device = resolve_device("auto")
+    if device.type != "cuda":
+        static.recorder = lambda device: lambda step: step
     shape = Model(**dict(zip(("layers", "hidden", "heads", "kv_heads", "ffn"), args.shape, strict=True)))
-    model = new_model(shape, WORDS, 0, args.reach, seed=0).eval().to(device, getattr(torch, args.dtype))
+    model = new_model(shape, WORDS, 0, args.reach, 0, args.attention).eval()
+    model = model.to(device, getattr(torch, args.dtype))
     print(f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}, torch {torch.__version__}")
     for threads in args.threads:
         one, other = measure(model, threads, args.reach, args.steps)

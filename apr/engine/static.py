@@ -31,8 +31,6 @@ REACH, REACHES = 128, 4
 """Positions that attention sees: multiples of `REACH`, as far apart as makes at most `REACHES` of them."""
 
 Run = Callable[[], object]
-Recorder = Callable[[Run], Run | None]
-"""Makes of a step something that does it again with what is then in memory; None if that cannot be done."""
 
 
 def row_bucket(rows: int, slots: int) -> int:
@@ -46,7 +44,7 @@ def reach_bucket(reach: int, window: int) -> int:
 
 
 class StaticModel(PaddedModel):
-    """A `PaddedModel` that also samples; on a GPU by CUDA graphs, elsewhere by the same passes, launched.
+    """A `PaddedModel` that also samples, by CUDA graphs; elsewhere than on a GPU nothing is recorded.
 
     Its memory and graphs outlive it and serve the next one of the same model with weights at the same
     addresses: RL has a new engine for each step, and recording takes seconds in all.
@@ -68,46 +66,45 @@ class StaticModel(PaddedModel):
     ) -> tuple[Array, Array]:
         """What `apr.engine.sampling.sample` draws from the logits of `Forward`; errors as there."""
         tokens, logprobs = np.empty(len(slots), np.int64), np.empty(len(slots))
-        one = (end - begin == 1) & (self._memory.record is not None)
+        one = end - begin == 1
         for rows, way in (~one, self._launched), (one, self._replayed):
             if rows.any():
-                tokens[rows], logprobs[rows] = way(
-                    slots[rows], begin[rows], end[rows], ids, temperatures[rows], noise[rows]
-                )
+                fed, drawn = (slots[rows], begin[rows], end[rows], ids), (temperatures[rows], noise[rows])
+                tokens[rows], logprobs[rows] = way(*fed, *drawn)
         return tokens, finite(logprobs)
 
-    def _launched(
-        self, slots: Array, begin: Array, end: Array, ids: Array, temperatures: Array, noise: Array
-    ) -> tuple[Array, Array]:
-        return sample(self(slots, begin, end, ids), temperatures, noise)
+    def _launched(self, slots: Array, begin: Array, end: Array, ids: Array, *drawn: Array) -> Any:
+        return sample(self(slots, begin, end, ids), *drawn)
 
-    def _replayed(
-        self, slots: Array, begin: Array, end: Array, ids: Array, temperatures: Array, noise: Array
-    ) -> tuple[Array, Array]:
+    def _replayed(self, slots: Array, begin: Array, end: Array, ids: Array, *drawn: Array) -> Any:
         memory = self._memory
         first, rows = (row_bucket(n, len(ids)) for n in (int(slots.max()) + 1, len(slots)))
         # The first slots are read where they are; any others are copied.
         prefix = first <= 2 * rows
         rows, places = (first, slots) if prefix else (rows, np.arange(len(slots)))
-        shape = rows, reach_bucket(int(end.max()), self._window), prefix
-        last = end - 1
-        given = memory.host.numpy()
+        given, last = memory.host.numpy(), end - 1
         # Rows that nobody reads keep the rest of an earlier step, and write where nobody reads.
         given[2:4, :rows] = np.arange(rows), np.full(rows, self._window)
-        given[:, places] = (
-            ids[slots, last], last, slots, last, temperatures.view(np.int64), noise.view(np.int64)
-        )  # fmt: skip
+        given[:, places] = ids[slots, last], last, slots, last, *(array.view(np.int64) for array in drawn)
         memory.given.copy_(memory.host, non_blocking=True)
-        if shape not in memory.recorded and memory.record:
+        run = self._recorded(rows, reach_bucket(int(end.max()), self._window), prefix)
+        if run is None:
+            return self._launched(slots, begin, end, ids, *drawn)
+        run()
+        tokens, logprobs = memory.drawn.cpu().numpy()[:, places]
+        return tokens, logprobs.view(np.float64)
+
+    def _recorded(self, *shape: Any) -> Run | None:
+        """What does the step of this shape again. Recording does it, too: `given` has to be in place."""
+        memory = self._memory
+        if shape not in memory.recorded and memory.record is not None:
             with sdpa(self._model):
                 run = memory.record(partial(self._step, *shape))
             if run is None:
                 memory.record = None
-                return self._launched(slots, begin, end, ids, temperatures, noise)
-            memory.recorded[shape] = run
-        memory.recorded[shape]()
-        drawn = memory.drawn.cpu().numpy()[:, places]
-        return drawn[0], drawn[1].view(np.float64)
+            else:
+                memory.recorded[shape] = run
+        return memory.recorded.get(shape)
 
     def _step(self, rows: int, reach: int, prefix: bool) -> None:
         """From `given` to `drawn`: whatever is not in them is the same each time."""
@@ -130,18 +127,16 @@ class _Memory:
         self.drawn = torch.zeros(2, slots, dtype=torch.int64, device=device)
         """For each row: the token, and the bits of its log-probability."""
         self.recorded: dict[tuple[int, int, bool], Run] = {}
-        self.record: Recorder | None = recorder(device)
+        self.record = recorder(device)
         self.owner: Callable[[], object] = lambda: None
 
 
 _KEPT: WeakKeyDictionary[PreTrainedModel, _Memory] = WeakKeyDictionary()
 
 
-def recorder(device: torch.device) -> Recorder:
-    """Elsewhere than on a GPU a step is just done again."""
-    if device.type != "cuda":
-        return lambda step: step
-    return partial(_graph, pool=torch.cuda.graph_pool_handle())
+def recorder(device: torch.device) -> Callable[[Run], Run | None] | None:
+    """Makes of a step what does it again, or None if that cannot be."""
+    return partial(_graph, pool=torch.cuda.graph_pool_handle()) if device.type == "cuda" else None
 
 
 def _graph(step: Run, pool: Any) -> Run | None:

@@ -117,6 +117,8 @@ def test_rollouts_are_those_of_launched_passes(model, tapes, monkeypatch):
     replayed = rollouts(model, StaticModel, monkeypatch)
     assert replayed.keys() == set(range(40)) and sum(map(len, replayed.values())) > 45
     assert len(tapes) <= 2 * 4 * static.REACHES  # shapes, however many steps
+    recorded = len(tapes)
+    assert rollouts(model, StaticModel, monkeypatch) == replayed and len(tapes) == recorded
     launched = rollouts(model, PaddedModel, monkeypatch)
     assert {k: [ids for ids, _ in parts] for k, parts in replayed.items()} == {
         k: [ids for ids, _ in parts] for k, parts in launched.items()
@@ -139,7 +141,7 @@ def decode(model) -> tuple[StaticModel, list[int]]:
 def test_what_is_recorded_serves_the_next_engine_with_the_weights_of_then(tiny_llama, model, tapes):
     first, before = decode(model)
     second, _ = decode(model)
-    assert first._memory is not second._memory and len(tapes) == 2  # both are alive
+    assert first._memory is not second._memory and len(tapes) == 2  # as both are alive
     kept = second._memory
     del first, second
     with torch.no_grad():
@@ -158,9 +160,9 @@ def test_what_is_recorded_serves_the_next_engine_with_the_weights_of_then(tiny_l
 
 @torch.inference_mode()
 def test_a_model_that_cannot_be_recorded_is_decoded_as_it_was(model, monkeypatch):
-    expected = decode(model)[1]
-    asked = []
+    expected, asked = decode(model)[1], []  # nothing is recorded on a CPU
     monkeypatch.setattr(static, "recorder", lambda device: asked.append)
+    static._KEPT.clear()
     made, found = decode(model)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert len(asked) == 1 and made._memory.record is None
@@ -185,7 +187,7 @@ def test_a_step_that_waits_for_the_gpu_is_not_recorded(monkeypatch):
 
 
 @torch.inference_mode()
-def test_a_step_compiles_as_a_whole(model):
+def test_a_step_compiles_as_a_whole(model, tapes):
     """Without a graph break: it looks at no value, and Python decides nothing on its way."""
     made, _ = decode(model)
     expected = made._memory.drawn.clone()
