@@ -25,27 +25,29 @@ def sample(
     token, and its log-probability at temperature 1. Raises `FloatingPointError` on logits that are not
     finite: the weights have diverged.
     """
-    if (temperatures == 0).all():
+    greedy = temperatures == 0
+    if greedy.all():
         logits = logits.double()
         tokens = logits.argmax(-1)
         chosen = torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
     else:
-        given = (torch.from_numpy(array).to(logits.device) for array in (temperatures, noise))
-        tokens, chosen = draw(logits, *given)
+        at, by = (torch.from_numpy(array).to(logits.device) for array in (temperatures, noise))
+        tokens, chosen = draw(logits, at, by, mixed=bool(greedy.any()))
     return tokens.cpu().numpy(), finite(chosen.cpu().numpy())
 
 
 def draw(
-    logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor
+    logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor, mixed: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `sample`, on the device of `logits` and without a look at any value."""
+    """As `sample`, on the device of `logits` and without a look at any value; `mixed`: some rows are at 0."""
     logits = logits.double()
     greedy = temperatures == 0
     logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperatures)[:, None], -1)
     cumulative = logprobs.exp().cumsum(-1)
     threshold = noise[:, None] * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=logits.shape[1] - 1)
-    tokens = torch.where(greedy[:, None], logits.argmax(-1, keepdim=True), tokens)
+    if mixed:
+        tokens = torch.where(greedy[:, None], logits.argmax(-1, keepdim=True), tokens)
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
 
 

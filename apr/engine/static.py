@@ -136,10 +136,13 @@ _KEPT: WeakKeyDictionary[PreTrainedModel, _Memory] = WeakKeyDictionary()
 
 def recorder(device: torch.device) -> Callable[[Run], Run | None] | None:
     """Makes of a step what does it again, or None if that cannot be."""
-    return partial(_graph, pool=torch.cuda.graph_pool_handle()) if device.type == "cuda" else None
+    if device.type != "cuda":
+        return None
+    # Graphs share memory if they share a pool and a stream.
+    return partial(_graph, pool=torch.cuda.graph_pool_handle(), stream=torch.cuda.Stream(device))
 
 
-def _graph(step: Run, pool: Any) -> Run | None:
+def _graph(step: Run, pool: Any, stream: torch.cuda.Stream) -> Run | None:
     """`step` as a CUDA graph; None, with a warning, where it waits for the GPU, as some models do."""
     step()  # allocates what lasts: the cache, workspaces of libraries
     before = torch.cuda.get_sync_debug_mode()
@@ -154,6 +157,6 @@ def _graph(step: Run, pool: Any) -> Run | None:
     finally:
         torch.cuda.set_sync_debug_mode(before)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         step()
     return graph.replay

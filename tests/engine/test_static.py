@@ -178,11 +178,11 @@ def test_a_step_that_waits_for_the_gpu_is_not_recorded(monkeypatch):
             raise RuntimeError(message)
 
     with pytest.warns(UserWarning, match="no CUDA graphs"):
-        assert static._graph(lambda: step("called a synchronizing CUDA operation"), (0, 0)) is None
+        assert static._graph(lambda: step("called a synchronizing CUDA operation"), (0, 0), None) is None
     assert modes == ["error", 0]
     modes.clear()
     with pytest.raises(RuntimeError, match="out of memory"):
-        static._graph(lambda: step("CUDA out of memory"), (0, 0))
+        static._graph(lambda: step("CUDA out of memory"), (0, 0), None)
     assert modes == ["error", 0]
 
 
