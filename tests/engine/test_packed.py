@@ -93,8 +93,7 @@ LONG = [[300, 1, 127, 128, 44], [5, 595]]
 
 @pytest.fixture
 def short_rows(monkeypatch):
-    """Rows of 600 are padded to 768: with padding in a block that has tokens, and in one of its own."""
-    monkeypatch.setattr(packed, "SMALLEST_ROW", 768)
+    monkeypatch.setattr(packed, "SMALLEST_ROW", 640)
 
 
 def long_positions() -> torch.Tensor:
@@ -141,11 +140,12 @@ def test_padding_of_a_row_sees_only_itself():
     assert torch.equal(mask.mask_mod(1, 0, at[:, None], at[None])[600:], torch.eye(768).bool()[600:])
 
 
-def test_flex_is_compiled_once_for_all_rows_of_a_size(monkeypatch, short_rows):
+def test_flex_is_compiled_once_for_all_rows_of_a_size(monkeypatch):
+    monkeypatch.setattr(packed, "SMALLEST_ROW", 128)
     counter = CompileCounter()
     monkeypatch.setattr(packed, "flex_attention", torch.compile(flex_attention.flex_attention, dynamic=False,
                                                                 backend=counter))  # fmt: skip
-    for lengths in [5, 7], [300, 1, 300], [768], [400, 400]:
+    for lengths in [5, 7], [100, 1, 27], [300, 44], [129]:
         positions = packed_positions(lengths)
         inputs = torch.randn(3, 1, 2, sum(lengths), 16)
         other, _ = packed_attention(torch.nn.Module(), *inputs, None, 0.3, position_ids=positions)
