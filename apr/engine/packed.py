@@ -10,7 +10,7 @@ again at 0 with every thread, no attention mask, and ``use_cache=False``:
 Padding at a row's end is one more thread (positions 0, 1, 2, ...) whose output nobody reads. Without
 restarts (position_ids left out) every row is one causal sequence, as with ``"sdpa"``. On a CPU a thread is a
 call of its own; on a GPU all rows are one call of compiled flex attention, which skips what the mask hides in
-blocks of `BLOCK` x `BLOCK` positions.
+blocks of `BLOCK` x `BLOCK` positions. It is compiled for a few sizes of a row.
 """
 
 from functools import cache
@@ -18,10 +18,14 @@ from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 BLOCK = 128
+SMALLEST_ROW = 4096
+"""Rows are compiled for this many positions, and for 4, 16, ... times as many: with and without gradients, up
+to 262,144 positions are as many kernels (8) as PyTorch compiles before it gives up and computes all T x T
+scores. Padding is cheap, as each of its positions sees only itself."""
 
 
 def thread_lengths(position_ids: torch.Tensor) -> list[int]:
@@ -45,17 +49,19 @@ def _check_starts(position_ids: torch.Tensor) -> None:
         raise ValueError("packed attention: every row of position_ids starts at 0")
 
 
-def thread_mask(position_ids: torch.Tensor) -> BlockMask:
+def thread_mask(position_ids: torch.Tensor, size: int | None = None) -> BlockMask:
     """Hides from each position of (B, T) `position_ids` what is not before it in its own thread.
 
-    Kept on the tensor, as the lengths are. Built from where threads start, without a (T, T) mask. Raises
-    `ValueError` if a row does not start at position 0.
+    With `size`, for rows of so many positions: those from T on are a thread each. Kept on the tensor, as the
+    lengths are. Built from where threads start, without a (T, T) mask. Raises `ValueError` if a row does not
+    start at position 0.
     """
     mask = getattr(position_ids, "thread_mask", None)
     if mask is None:
         _check_starts(position_ids)
-        length = position_ids.shape[1]
-        starts = torch.arange(length, device=position_ids.device) - position_ids
+        length = size or position_ids.shape[1]
+        positions = pad(position_ids, (0, length - position_ids.shape[1]))
+        starts = torch.arange(length, device=positions.device) - positions
 
         def visible(row: Any, head: Any, query: Any, key: Any) -> torch.Tensor:
             return (key <= query) & (key >= starts[row, query])
@@ -74,7 +80,15 @@ def thread_mask(position_ids: torch.Tensor) -> BlockMask:
 
 @cache
 def _compiled() -> Any:
-    return torch.compile(flex_attention)
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def row_size(length: int) -> int:
+    """Positions of the row that `length` positions are padded to."""
+    size = SMALLEST_ROW
+    while size < length:
+        size *= 4
+    return size
 
 
 def flex(
@@ -83,12 +97,15 @@ def flex(
 ) -> torch.Tensor:  # fmt: skip
     """As `packed_attention`, (B, T, H, D), by one call for all threads; on a CPU it is not compiled."""
     call = _compiled() if query.is_cuda else flex_attention
+    length = query.shape[2]
+    size = row_size(length)
     # Under autocast rotated queries and keys are float32, values are not.
+    padded = (pad(x.to(value.dtype), (0, 0, 0, size - length)) for x in (query, key, value))
     output = call(
-        query.to(value.dtype), key.to(value.dtype), value, block_mask=thread_mask(positions), scale=scaling,
+        *padded, block_mask=thread_mask(positions, size), scale=scaling,
         enable_gqa=key.shape[1] != query.shape[1],
     )  # fmt: skip
-    return output.transpose(1, 2)
+    return output[:, :, :length].transpose(1, 2)
 
 
 def packed_attention(

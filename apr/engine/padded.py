@@ -25,6 +25,7 @@ class PaddedModel:
     """A `Forward` of any model, on any device."""
 
     ragged = False
+    slack = PREFILL_SLACK
 
     def __init__(self, model: PreTrainedModel, slots: int, window: int):
         self._model, self._window = model, window
@@ -35,9 +36,9 @@ class PaddedModel:
         order = np.argsort(-counts, kind="stable")
         longer = int(np.count_nonzero(counts > 1))
         parts = [order[start:stop] for start, stop in
-                 length_spans(counts[order[:longer]].tolist(), PREFILL_SLACK, PREFILL_TOKENS)]  # fmt: skip
+                 length_spans(counts[order[:longer]].tolist(), self.slack, PREFILL_TOKENS)]  # fmt: skip
         parts += [order[longer:]] if longer < len(order) else []
-        with _sdpa(self._model):
+        with sdpa(self._model):
             found = [self._pass(slots[part], begin[part], end[part], ids) for part in parts]
         return torch.cat(found)[self._tensor(np.argsort(order))]
 
@@ -58,28 +59,36 @@ class PaddedModel:
             positions = end[:, None] + np.arange(-(end - begin).max(), 0)
             writes = np.where(positions >= begin[:, None], positions, self._window)
             positions = np.maximum(positions, 0)
-        reach = int(end.max())
-        position_ids = self._tensor(positions)
-        hidden = torch.arange(reach, device=position_ids.device) > position_ids[:, None, :, None]
+        logits = self._logits(
+            self._tensor(ids[slots[:, None], positions]), self._tensor(positions), self._tensor(slots),
+            self._tensor(writes), int(end.max()), prefix,
+        )  # fmt: skip
+        return logits[self._tensor(kept)]
+
+    def _logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, writes: torch.Tensor,
+        reach: int, prefix: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        """Logits (n, vocabulary) of the last of the tokens `ids` (n, tokens); see `SlotCache.select`."""
+        hidden = torch.arange(reach, device=positions.device) > positions[:, None, :, None]
         mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=hidden.device)
         mask.masked_fill_(hidden, torch.finfo(mask.dtype).min)
-        self._cache.select(self._tensor(slots), self._tensor(writes), reach, prefix)
-        logits = self._model(
-            input_ids=self._tensor(ids[slots[:, None], positions]),
+        self._cache.select(slots, writes, reach, prefix)
+        return self._model(
+            input_ids=ids,
             attention_mask=mask,
-            position_ids=position_ids,
+            position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        return logits[self._tensor(kept)]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self._model.device)
 
 
 @contextmanager
-def _sdpa(model: PreTrainedModel) -> Iterator[None]:
+def sdpa(model: PreTrainedModel) -> Iterator[None]:
     """Packed attention takes no cache; other implementations are left as they are."""
     kept = model.config._attn_implementation
     if kept == "packed":

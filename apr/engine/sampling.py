@@ -26,20 +26,33 @@ def sample(
     finite: the weights have diverged.
     """
     greedy = temperatures == 0
-    logits = logits.double()
     if greedy.all():
-        logprobs = torch.log_softmax(logits, -1)
-        tokens = logits.argmax(-1, keepdim=True)
+        logits = logits.double()
+        tokens = logits.argmax(-1)
+        chosen = torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
     else:
-        scale = torch.from_numpy(np.where(greedy, 1.0, temperatures)).to(logits.device)
-        logprobs = torch.log_softmax(logits / scale[:, None], -1)
-        cumulative = logprobs.exp().cumsum(-1)
-        threshold = torch.from_numpy(noise).to(logits.device)[:, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=logits.shape[1] - 1)
-        if greedy.any():
-            rows = torch.from_numpy(greedy).to(logits.device)[:, None]
-            tokens = torch.where(rows, logits.argmax(-1, keepdim=True), tokens)
-    chosen = logprobs.gather(1, tokens)[:, 0].cpu().numpy()
-    if not np.isfinite(chosen).all():
+        at, by = (torch.from_numpy(array).to(logits.device) for array in (temperatures, noise))
+        tokens, chosen = draw(logits, at, by, mixed=bool(greedy.any()))
+    return tokens.cpu().numpy(), finite(chosen.cpu().numpy())
+
+
+def draw(
+    logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor, mixed: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `sample`, on the device of `logits` and without a look at any value; `mixed`: some rows are at 0."""
+    logits = logits.double()
+    greedy = temperatures == 0
+    logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperatures)[:, None], -1)
+    cumulative = logprobs.exp().cumsum(-1)
+    threshold = noise[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=logits.shape[1] - 1)
+    if mixed:
+        tokens = torch.where(greedy[:, None], logits.argmax(-1, keepdim=True), tokens)
+    return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
+
+
+def finite(logprobs: np.ndarray) -> np.ndarray:
+    """`logprobs`. Raises `FloatingPointError` unless all of them are finite."""
+    if not np.isfinite(logprobs).all():
         raise FloatingPointError("the model's logits are not finite")
-    return tokens[:, 0].cpu().numpy(), chosen
+    return logprobs

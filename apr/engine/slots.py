@@ -6,7 +6,7 @@ the model and samples a token for each.
 """
 
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import chain, islice
@@ -22,6 +22,7 @@ from apr.engine.fused import FusedLlama
 from apr.engine.interface import Sampling, Segment
 from apr.engine.padded import PaddedModel
 from apr.engine.sampling import sample, uniforms
+from apr.engine.static import StaticModel
 
 
 class Forward(Protocol):
@@ -60,7 +61,7 @@ class SlotEngine:
     slot is enough for any number of threads.
 
     `model` must be in evaluation mode. A Llama in float32 on the CPU is decoded by `FusedLlama`, any other by
-    its own forward pass. Changed weights need a new engine.
+    its own forward pass, on a GPU in fixed shapes. Changed weights need a new engine.
     """
 
     def __init__(
@@ -77,8 +78,7 @@ class SlotEngine:
         self._model = model if device is None else model.to(device)  # type: ignore[arg-type]
         self.prefill_seconds = self.decode_seconds = 0.0
         """Wall-clock time of steps that read prompts or joined tokens, and of those that only decode."""
-        kind = FusedLlama if FusedLlama.supports(self._model) else PaddedModel
-        self._forward: Forward = kind(self._model, slots, window)
+        self._forward: Forward = _kind(self._model)(self._model, slots, window)
         self._stop = np.zeros(config.vocab_size, bool)
         self._stop[list(stop_ids)] = True
         # The table: a row per slot. `cached` counts the tokens whose keys and values are in the cache.
@@ -164,8 +164,11 @@ class SlotEngine:
         if not len(slots):
             return stopped
         begin, end = self._cached[slots], self._length[slots]
-        logits = self._forward(slots, begin, end, self._ids)
-        tokens, logprobs = sample(logits, self._temperature[slots], uniforms(self._key[slots], end))
+        fed, noise = (slots, begin, end, self._ids), uniforms(self._key[slots], end)
+        if isinstance(self._forward, StaticModel):
+            tokens, logprobs = self._forward.sample(*fed, self._temperature[slots], noise)
+        else:
+            tokens, logprobs = sample(self._forward(*fed), self._temperature[slots], noise)
         stopped += self._record(slots, tokens, logprobs)
         seconds = time.perf_counter() - started
         if (end - begin > 1).any():
@@ -234,6 +237,12 @@ class SlotEngine:
         ids = self._ids[slot, sequence.handed : end].tolist()
         logprobs = self._logprobs[slot, sequence.handed : end].tolist()
         return sequence.key, Segment(ids, logprobs, "stop" if self._stop[ids[-1]] else "length")
+
+
+def _kind(model: PreTrainedModel) -> Callable[[PreTrainedModel, int, int], Forward]:
+    if FusedLlama.supports(model):
+        return FusedLlama
+    return StaticModel if model.device.type == "cuda" else PaddedModel
 
 
 def _check_window(config: PreTrainedConfig, window: int) -> None:

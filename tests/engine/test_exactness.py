@@ -6,10 +6,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import apr.engine.slots
+from apr.engine import static
 from apr.engine.fused import FusedLlama
 from apr.engine.interface import Sampling
+from apr.engine.padded import PaddedModel
 from apr.engine.sampling import uniforms
 from apr.engine.slots import SlotEngine
+from apr.engine.static import StaticModel
 
 VOCABULARY, WINDOW = 23, 40
 STOP = frozenset(range(4))
@@ -90,13 +94,29 @@ def check(model, plan, key, parts):
             assert edges[token] - 1e-5 <= noise * edges[-1] <= edges[token + 1] + 1e-5
 
 
-@pytest.mark.parametrize("fused", [True, False])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(plans=st.lists(threads(), min_size=1, max_size=9), slots=st.integers(1, 5))
-def test_any_schedule_of_joins_closings_and_cuts_in_any_number_of_slots(model, fused, plans, slots):
+schedule = given(plans=st.lists(threads(), min_size=1, max_size=9), slots=st.integers(1, 5))
+health = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+@pytest.mark.parametrize("kind", [FusedLlama, PaddedModel])
+@settings(max_examples=40, **health)
+@schedule
+def test_any_schedule_of_joins_closings_and_cuts_in_any_number_of_slots(model, kind, plans, slots):
+    check_schedule(model, kind, plans, slots)
+
+
+@settings(max_examples=12, **health)
+@schedule
+def test_any_schedule_in_passes_that_are_replayed(model, tapes, plans, slots):
     with pytest.MonkeyPatch.context() as patch:
-        if not fused:
-            patch.setattr(FusedLlama, "supports", lambda model: False)
+        patch.setattr(static, "ROWS", 2)
+        patch.setattr(static, "REACH", 8)
+        check_schedule(model, StaticModel, plans, slots)
+
+
+def check_schedule(model, kind, plans, slots):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apr.engine.slots, "_kind", lambda model: kind)
         engine = SlotEngine(model, STOP, slots, WINDOW)
         told = play(engine, plans)
     for key, parts in told.items():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
 
@@ -90,12 +91,17 @@ LONG = [[300, 1, 127, 128, 44], [5, 595]]
 """Two rows of 600: threads within a block, over several, and that end with one."""
 
 
+@pytest.fixture
+def short_rows(monkeypatch):
+    monkeypatch.setattr(packed, "SMALLEST_ROW", 640)
+
+
 def long_positions() -> torch.Tensor:
     return torch.cat([packed_positions(lengths) for lengths in LONG])
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_flex_equals_thread_by_thread_with_gradients(kv_heads, monkeypatch):
+def test_flex_equals_thread_by_thread_with_gradients(kv_heads, monkeypatch, short_rows):
     # PyTorch refuses gradients on a CPU, although its formula for them is the same on every device.
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
     generator = torch.Generator().manual_seed(4)
@@ -127,9 +133,33 @@ def test_blocks_that_flex_computes_are_those_with_something_to_see():
     assert torch.equal(*(m(0, 0, at[:, None], at[None]) for m in (mask.mask_mod, visible)))
 
 
+def test_padding_of_a_row_sees_only_itself():
+    mask = thread_mask(long_positions(), 768)
+    assert mask.to_dense()[1, 0, 4:].tolist() == [[1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1]]
+    at = torch.arange(768)
+    assert torch.equal(mask.mask_mod(1, 0, at[:, None], at[None])[600:], torch.eye(768).bool()[600:])
+
+
+def test_flex_is_compiled_once_for_all_rows_of_a_size(monkeypatch):
+    monkeypatch.setattr(packed, "SMALLEST_ROW", 128)
+    counter = CompileCounter()
+    monkeypatch.setattr(packed, "flex_attention", torch.compile(flex_attention.flex_attention, dynamic=False,
+                                                                backend=counter))  # fmt: skip
+    for lengths in [5, 7], [100, 1, 27], [300, 44], [129]:
+        positions = packed_positions(lengths)
+        inputs = torch.randn(3, 1, 2, sum(lengths), 16)
+        other, _ = packed_attention(torch.nn.Module(), *inputs, None, 0.3, position_ids=positions)
+        torch.testing.assert_close(flex(*inputs, positions, 0.3), other, atol=2e-6, rtol=0)
+    assert counter.frame_count == 2
+
+
+def test_rows_have_few_sizes():
+    assert [packed.row_size(length) for length in (1, 4096, 4097, 65536)] == [4096, 4096, 16384, 65536]
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_a_model_by_flex_and_thread_by_thread(precision, monkeypatch):
+def test_a_model_by_flex_and_thread_by_thread(precision, monkeypatch, short_rows):
     """Under autocast, which leaves queries and keys in float32, too."""
 
     def loss(model):
