@@ -31,7 +31,7 @@ class PackedGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         # With several updates per batch, TRL first asks for the old policy's scores; they are known.
-        self._old_unwanted = self.num_iterations > 1
+        self._old_unwanted, self._signal = self.num_iterations > 1, True
         batch = super()._generate_and_score_completions(inputs)
         batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
         batch["thread_lengths"] = self._lengths
@@ -40,7 +40,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         return batch
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        self._lengths = inputs["thread_lengths"]
+        self._lengths, self._signal = inputs["thread_lengths"], bool(inputs["num_items_in_batch"])
         loss = super()._compute_loss(model, inputs)
         # TRL logs plain means over micro-batches, some of which have few tokens or none.
         share = self._scored(inputs) / inputs["num_items_in_batch"].clamp(min=1)
@@ -67,7 +67,7 @@ class PackedGRPOTrainer(GRPOTrainer):
             self._old_unwanted = False
             return torch.zeros(0), None, None
         rows = (x.split(batch_size or len(x)) for x in (input_ids, attention_mask, self._lengths))
-        parts = [_score(model, *part) for part in zip(*rows, strict=True)]
+        parts = [_score(model, self._signal, *part) for part in zip(*rows, strict=True)]
         logps, entropies = (torch.cat(scores)[:, -logits_to_keep:] for scores in zip(*parts, strict=True))
         return logps, entropies, None
 
@@ -76,12 +76,15 @@ class PackedGRPOTrainer(GRPOTrainer):
 
 
 def _score(
-    model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor
+    model: torch.nn.Module, signal: bool, ids: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores rows (B, L) as one row without padding; 0 where there is no token or a thread begins."""
+    """Scores rows (B, L) as one row without padding; 0 where there is no token or a thread begins.
+
+    Without `signal` there is nothing to score in any process.
+    """
     real = mask.bool() & (lengths[:, :1] > 0)
     if not real.any():
-        if isinstance(model, (DistributedDataParallel, FSDPModule)):  # waits for every process
+        if signal and isinstance(model, (DistributedDataParallel, FSDPModule)):  # waits for every process
             real[0, 0] = True
             lengths = real.new_ones(1, 1, dtype=lengths.dtype)
         else:

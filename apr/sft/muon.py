@@ -65,32 +65,37 @@ class Muon(Optimizer):
             params = [p for p in group["params"] if p.grad is not None]
             if group["orthogonal"]:
                 self._step_matrices(group, params)
-            else:
-                for p in params:
-                    self._step_adamw(group, p)
+            elif params:
+                self._step_adamw(group, params)
 
     def _step_matrices(self, group: dict, params: list[Any]) -> None:
         shapes: dict[torch.Size, list[Any]] = {}
         for p in params:
             shapes.setdefault(p.shape, []).append(p)
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
         for (rows, columns), same in shapes.items():
-            updates = []
-            for p in same:
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 1 - MOMENTUM)
-                updates.append(p.grad.lerp(momentum, MOMENTUM))
+            grads, momenta = [p.grad for p in same], [self.state[p]["momentum"] for p in same]
+            torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
+            updates = _orthogonal(torch.stack(torch._foreach_lerp(grads, momenta, MOMENTUM)))
             scale = max(1.0, rows / columns) ** 0.5
-            for p, update in zip(same, _orthogonal(torch.stack(updates)), strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+            torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(same, updates.unbind(), alpha=-group["lr"] * scale)
 
-    def _step_adamw(self, group: dict, p: Any) -> None:
-        state = self.state[p]
-        if not state:
-            state.update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
-        state["step"] += 1
-        state["mean"].lerp_(p.grad, 1 - BETAS[0])
-        state["square"].lerp_(p.grad.square(), 1 - BETAS[1])
-        corrections = [1 - beta ** state["step"].item() for beta in BETAS]
-        scale = (state["square"] / corrections[1]).sqrt_().add_(EPSILON)
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.addcdiv_(state["mean"], scale, value=-group["lr"] / corrections[0])
+    def _step_adamw(self, group: dict, params: list[Any]) -> None:
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state.update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            state["step"] += 1  # on the CPU, wherever the weights are
+        steps = [self.state[p]["step"].item() for p in params]
+        means, squares = ([self.state[p][name] for p in params] for name in ("mean", "square"))
+        grads = [p.grad for p in params]
+        torch._foreach_lerp_(means, grads, 1 - BETAS[0])
+        torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - BETAS[1])
+        scales = torch._foreach_div(squares, [1 - BETAS[1] ** step for step in steps])
+        torch._foreach_sqrt_(scales)
+        torch._foreach_add_(scales, EPSILON)
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        values = [-group["lr"] / (1 - BETAS[0] ** step) for step in steps]
+        torch._foreach_addcdiv_(params, means, scales, values)

@@ -34,7 +34,8 @@ def one(data, make_params, params, problems, validation, checkpoint, serve, tmp_
         train_sft(settings, "apr", *paths, root / optimizer)
         arguments = ["sft", "--method", "apr", "--traces", paths[0], "--tokenizer", paths[1]]
         runs[optimizer] = SimpleNamespace(params=settings, arguments=arguments, out=root / optimizer)
-    lora = {"lora": {"rank": 4, "alpha": 8}}
+    # With momentum, and a step without signal, in which nothing moves.
+    lora = {"lora": {"rank": 4, "alpha": 8}, "optimizer": "adamw", "prompts": 1, "steps": 5}
     served = {"servers": {"backend": "sglang", "endpoints": [serve().url]}}
     for name, change in (("rl", {}), ("lora", lora), ("served", served | lora)):
         few = {"prompts": 3, "group": 2, "rows_per_device": 1} | change
@@ -106,6 +107,7 @@ def test_two_processes_have_the_losses_of_one(one, tmp_path):
     steps = len(log(one["muon"].out))
     assert said.count(f"sft apr: {steps}/{steps}") == 3, "the first process alone says how far it is"
     assert any(line["zero_variance_groups"] for line in log(one["rl"].out))
+    assert any(line["clip_share"] is None for line in log(one["lora"].out))
     for folder in [f"whole-{name}" for name in whole] + [f"half-{name}" for name in halves]:
         name, out = folder.split("-")[1], tmp_path / folder / "out"
         if name in ("muon", "adamw"):
@@ -118,7 +120,7 @@ def test_two_processes_have_the_losses_of_one(one, tmp_path):
         for process in seen(tmp_path / f"half-{name}"):
             assert process[0][0] == (update - 1 if update else 0), "the state that it went on from"
             parts = [part for _, *parts in process for part in parts if part is not None]
-            assert parts == pytest.approx([0.5] * len(parts), abs=0.01)
+            assert parts == pytest.approx([0.5] * len(parts), abs=0.05)
     assert (tmp_path / "half-lora/out/adapter/adapter_model.safetensors").is_file()
 
 
