@@ -16,4 +16,4 @@ Packages stand in the order in which they may import (each may import those abov
 
 import os
 
-os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's own keeps 20 MiB and more of what is freed
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's own keeps 20 MiB of what is freed

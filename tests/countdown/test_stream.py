@@ -1,4 +1,4 @@
-"""Problems one after another: the same as all at once, the same faults, and no more memory for more of them."""
+"""Problems one after another: the same as all at once, the same faults, and no more memory for more."""
 
 import random
 import tracemalloc
