@@ -13,3 +13,7 @@ Packages stand in the order in which they may import (each may import those abov
     figures    one module per figure and table of the paper
     cli        one verb per rule of the workflow
 """
+
+import os
+
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's own keeps 20 MiB of what is freed

@@ -33,10 +33,9 @@ def status(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Estimate what a scale costs, from its parameters alone: tokens, FLOPs, disk, hours by job."""
-    from apr.cli.cost import report
+    from apr.cli.rates import report
 
-    recorded = args.measured or (RECORDED if RECORDED.is_file() else None)
-    for line in report(args.scale, read_json(recorded) if recorded else None):
+    for line in report(args.scale, args.measured or (RECORDED if RECORDED.is_file() else None)):
         print(line)
 
 

@@ -14,6 +14,7 @@ from apr.core.params import Params, Problems
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
 from apr.countdown.problem import PROBLEM_SCHEMA, Problem
+from apr.countdown.seen import Seen
 from apr.countdown.solvable import solvable
 
 SPLITS = ("test", "validation", "train")
@@ -21,12 +22,11 @@ SPLITS = ("test", "validation", "train")
 
 ATTEMPTS = 10_000
 
+ROWS, BATCH = 100_000, 1000
+"""Problems per row group, which is in memory as Arrow columns, and of those as Python objects."""
 
-ROWS = 100_000
-"""Problems per row group: what is in memory at once."""
 
-
-def draw_problem(settings: Problems, problem_id: str, seed: int, taken: set[int]) -> Problem:
+def draw_problem(settings: Problems, problem_id: str, seed: int, taken: Seen) -> Problem:
     """A solvable problem whose key is not in `taken`, uniform over draws from the ranges of `settings`; its
     key is added."""
     rng = derive_rng(seed, problem_id)
@@ -44,7 +44,7 @@ def draw_problem(settings: Problems, problem_id: str, seed: int, taken: set[int]
 
 
 def _key(settings: Problems, numbers: tuple[int, ...], target: int) -> int:
-    """Sorted numbers and target as one integer: a set of 10^6 takes a tenth of what tuples do."""
+    """Sorted numbers and target as one integer."""
     key = target
     for number in numbers:
         key = key * (settings.number_range[1] + 1) + number
@@ -53,7 +53,7 @@ def _key(settings: Problems, numbers: tuple[int, ...], target: int) -> int:
 
 def stream_problems(settings: Problems, seed: int) -> Iterator[tuple[str, Problem]]:
     """Split and problem, one after another."""
-    taken: set[int] = set()
+    taken = Seen(sum(getattr(settings, split) for split in SPLITS))
     for split in SPLITS:
         for index in range(getattr(settings, split)):
             yield split, draw_problem(settings, f"{split}-{index:07d}", seed, taken)
@@ -74,10 +74,14 @@ def make_problems(params: Params, out: Path) -> None:
     with atomic_path(out) as partial:
         partial.mkdir()
         for split, problems in groupby(drawn, itemgetter(0)):
-            rows = (
-                {"problem_id": problem.id, "numbers": list(problem.numbers), "target": problem.target}
-                for _, problem in problems
-            )
+            tables = _tables(problem for _, problem in problems)
             with pq.ParquetWriter(partial / f"{split}.parquet", PROBLEM_SCHEMA, compression="zstd") as writer:
-                while group := list(islice(rows, ROWS)):
-                    writer.write_table(pa.Table.from_pylist(group, schema=PROBLEM_SCHEMA))
+                while group := list(islice(tables, ROWS // BATCH)):
+                    writer.write_table(pa.concat_tables(group).combine_chunks())
+
+
+def _tables(problems: Iterator[Problem]) -> Iterator[pa.Table]:
+    """Of `BATCH` problems each."""
+    while batch := list(islice(problems, BATCH)):
+        ids, numbers, targets = zip(*batch, strict=True)
+        yield pa.table([ids, numbers, targets], schema=PROBLEM_SCHEMA)

@@ -227,5 +227,6 @@ def make_traces(
                 table = pa.concat_tables(group).combine_chunks()
                 kept += table.num_rows
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
+                pa.default_memory_pool().release_unused()  # or holes between what is kept add up
         if not kept:
             raise DataError(f"{problems}: no trace of {method} fits grammar.window = {params.grammar.window}")

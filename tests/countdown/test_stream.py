@@ -1,12 +1,16 @@
-"""Problems one after another: the same as all at once, and the same faults."""
+"""Problems one after another: the same as all at once, the same faults, and no more memory for more."""
+
+import random
+import tracemalloc
 
 import pytest
 
 from apr.core.errors import DataError
 from apr.core.files import count_rows, write_rows
 from apr.core.params import load_params
-from apr.countdown import PROBLEM_SCHEMA, Problem, read_problems
+from apr.countdown import PROBLEM_SCHEMA, Problem, generate, read_problems
 from apr.countdown.generate import make_problems
+from apr.countdown.seen import Seen
 from apr.countdown.stream import stream_problems
 
 
@@ -47,3 +51,36 @@ def test_faults_are_found_where_they_are(tmp_path):
     for read in (count_rows, lambda path: next(stream_problems(path))):
         with pytest.raises(DataError, match="not a readable Parquet file"):
             read(path)
+
+
+@pytest.fixture
+def traced():
+    tracemalloc.start()
+    yield tracemalloc
+    tracemalloc.stop()
+
+
+def test_what_is_written_is_not_kept(tmp_path, monkeypatch, traced):
+    """As Python objects, which are most of it; 10^4 to 10^6 problems: `benchmarks/traces.py`."""
+    peaks = []
+    for count in (2000, 20_000):
+        drawn = (("train", Problem(f"train-{index:07d}", (1, 2, 3, 4), index % 90)) for index in range(count))
+        monkeypatch.setattr(generate, "stream_problems", lambda *_, drawn=drawn: drawn)
+        traced.reset_peak()
+        make_problems(load_params("params.yaml"), tmp_path)
+        peaks.append(traced.get_traced_memory()[1])
+    assert count_rows(tmp_path / "train.parquet") == 20_000
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_what_is_taken_is_a_set_of_ten_bytes_each(traced):
+    rng = random.Random(0)
+    numbers = [rng.randrange(2000) if index % 2 else rng.randrange(10**20) for index in range(5000)]
+    before, taken, held = traced.get_traced_memory()[0], Seen(len(numbers)), set()
+    assert traced.get_traced_memory()[0] - before < 11 * len(numbers)
+    for number in numbers:
+        assert (number in taken) == (number in held)
+        taken.add(number)
+        held.add(number)
+        assert number in taken and len(taken) == len(held)
+    assert not any(number in taken for number in range(2000) if number not in held)
