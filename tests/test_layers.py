@@ -60,5 +60,5 @@ def code_lines(path: Path) -> int:
 
 def test_the_package_stays_small():
     counted = {path: code_lines(path) for path in ROOT.rglob("*.py")}
-    assert sum(counted.values()) < 7400
+    assert sum(counted.values()) < 7600
     assert counted[ROOT / "rl" / "trainer.py"] < 80 and counted[ROOT / "sft" / "trainer.py"] < 80

@@ -120,6 +120,8 @@ class Estimate:
         self.decoder.habits = habits
         for name in nodes(self.params):
             stage, *which = name.split("/")
+            if name in self.costs and stage in ("problems", "traces", "sft"):
+                continue  # nothing is decoded
             cost = getattr(self, f"_{stage}", None)
             self.costs[name] = cost(*which) if cost else self._results()
 
