@@ -40,6 +40,8 @@ CHUNK = 250
 """Problems per task of a worker, and of a row group; the bytes do not depend on the workers."""
 GROUPS = 1000
 """Row groups of a file at most, of several chunks where there are more: each takes 20 KB until the end."""
+RELEASED = 8
+"""Row groups after which freed memory is given back, which takes as long as to trace a few problems."""
 
 INJECTED = (ev.RootPrompt, ev.ChildPrompt, ev.Joined)
 """What a model reads and never writes: it carries no loss."""
@@ -223,10 +225,12 @@ def make_traces(
         with pq.ParquetWriter(partial_path, TRACE_SCHEMA, compression="zstd") as writer:
             tables, total = trace_tables(chosen, method, params, tokenizer, workers), ceil(count / CHUNK)
             tables = track(tables, f"traces {method}", total, unit="chunk")
-            while group := list(islice(tables, ceil(total / GROUPS))):
+            groups = iter(lambda: list(islice(tables, ceil(total / GROUPS))), [])
+            for number, group in enumerate(groups):
                 table = pa.concat_tables(group).combine_chunks()
                 kept += table.num_rows
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
-                pa.default_memory_pool().release_unused()  # or holes between what is kept add up
+                if number % RELEASED == 0:  # or holes between what is kept add up
+                    pa.default_memory_pool().release_unused()
         if not kept:
             raise DataError(f"{problems}: no trace of {method} fits grammar.window = {params.grammar.window}")

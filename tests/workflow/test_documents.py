@@ -38,7 +38,8 @@ ELSEWHERE = {
 """Beginnings of commands, and what runs them with other values."""
 NEEDS = {
     "make run SCALE=seed1": "an hour", "make run SCALE=seed2": "an hour",
-    "snakemake --cores all --config scale=gpu": "a GPU", "vllm serve": "vLLM and a GPU",
+    "snakemake --cores all --config scale=gpu": "a GPU", "python -m benchmarks.decode": "a GPU",
+    "vllm serve": "vLLM and a GPU",
     "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster", "hf download": "a network",
 }
 
