@@ -25,6 +25,11 @@ IDENTITY = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
             for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs `made` comes last: while one worker makes it, the other has something else to do."""
+    items.sort(key=lambda item: "made" in getattr(item, "fixturenames", ()))
+
+
 class Laboratory:
     def __init__(self, path: Path):
         self.path = path
