@@ -15,8 +15,9 @@ from apr.core.seeds import derive_seed
 from apr.countdown import Problem
 from apr.engine.checkpoint import load_model
 from apr.engine.interface import Decoder
-from apr.engine.remote import RemoteDecoder, wire_of
+from apr.engine.remote import RemoteDecoder
 from apr.engine.slots import SlotEngine
+from apr.engine.wires import wire_of
 from apr.eval.judge import EVAL_SCHEMA, ledger, verdict
 from apr.eval.points import Point, condition_kind, first_problems, point_columns, points
 from apr.grammar import Condition, Language

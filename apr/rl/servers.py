@@ -21,8 +21,9 @@ from apr.core.files import remove
 from apr.core.params import Params, RolloutServers
 from apr.core.recipe import digest, hash_tree
 from apr.engine.checkpoint import save_checkpoint
-from apr.engine.remote import RemoteDecoder, load_weights, wire_of
+from apr.engine.remote import RemoteDecoder
 from apr.engine.sharding import gather
+from apr.engine.wires import load_weights, wire_of
 from apr.grammar.language import Language
 
 

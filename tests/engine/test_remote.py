@@ -11,9 +11,10 @@ import pytest
 
 from apr.core.errors import ServerError
 from apr.engine.interface import Sampling
-from apr.engine.remote import RemoteDecoder, SglangWire, VllmWire
+from apr.engine.remote import RemoteDecoder
 from apr.engine.serve import EngineServer, Handler
 from apr.engine.slots import SlotEngine
+from apr.engine.wires import SglangWire, VllmWire
 
 VOCABULARY, WINDOW = 23, 48
 STOP = frozenset(range(3))

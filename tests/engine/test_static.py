@@ -156,8 +156,6 @@ def test_what_is_recorded_serves_the_next_engine_with_the_weights_of_then(tiny_l
     assert fourth._memory is not kept  # the weights have moved
 
 
-
-
 @torch.inference_mode()
 def test_a_model_that_cannot_be_recorded_is_decoded_as_it_was(model, monkeypatch):
     expected, asked = decode(model)[1], []  # nothing is recorded on a CPU

@@ -10,7 +10,8 @@ from apr.core.errors import ParamsError, ServerError
 from apr.core.params import Lora, RolloutServers
 from apr.engine.checkpoint import load_model
 from apr.engine.interface import Sampling
-from apr.engine.remote import RemoteDecoder, load_weights, wire_of
+from apr.engine.remote import RemoteDecoder
+from apr.engine.wires import load_weights, wire_of
 from apr.rl.rollouts import Sampler
 from apr.rl.train import run_identity, train_rl, trainer_config
 
