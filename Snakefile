@@ -1,5 +1,5 @@
 # From params.yaml to the figures. Each rule calls one verb of `python -m apr`; what is stale, and why, is
-# decided in apr/cli/plan.py by comparing recipes (`python -m apr status`), and only run here.
+# decided in apr/pipeline/plan.py by comparing recipes (`python -m apr status`), and only run here.
 # Another scale than params.yaml's own: --config scale=smoke, below scales/smoke/.
 include: "workflow/rules/common.smk"
 

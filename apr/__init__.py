@@ -2,16 +2,17 @@
 
 Packages stand in the order in which they may import (each may import those above it):
 
-    core       errors, seeds, parameters, Parquet, recipes: what every layer stands on
-    countdown  the task: problems, and the one strict verifier
-    grammar    the thread language: text, typed events, token ids, tokenizer
-    solvers    symbolic SoS, SoS+ and APR solvers; their traces as Parquet
-    engine     token ids in and out of a causal LM: slots, KV caches, sampling, packed attention
-    threads    spawn and join: rollouts as trees of threads over an engine
-    sft, rl    training
-    evaluate   sweeps, token ledgers, statistics
-    figures    one module per figure and table of the paper
-    cli        one verb per rule of the workflow
+    core        errors, seeds, parameters, Parquet, recipes: what every layer stands on
+    countdown   the task: problems, and the one strict verifier
+    language    the thread language: text, typed events, token ids, tokenizer
+    solvers     symbolic SoS, SoS+ and APR solvers; their traces as Parquet
+    engine      token ids in and out of a causal LM: slots, KV caches, sampling, packed attention
+    rollouts    spawn and join: rollouts as trees of threads over an engine
+    training    supervised (sft), and by reinforcement (rl)
+    evaluation  sweeps, token ledgers, statistics
+    results     one module per figure and table of the paper; claims, report
+    pipeline    the jobs of a run, what is stale, what it costs
+    cli         one verb per rule of the workflow
 """
 
 import os

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from apr.cli.plan import load_scale
 from apr.core.params import Params
 from apr.countdown import Problem, read_problems
 from apr.countdown.generate import make_problems
-from apr.grammar.tokenizer import make_tokenizer
+from apr.language.tokenizer import make_tokenizer
+from apr.pipeline.plan import load_scale
 from apr.solvers.traces import make_traces
 from benchmarks.apart import apart
 

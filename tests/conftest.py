@@ -17,7 +17,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from apr.cli.plan import load_scale
+from apr.pipeline.plan import load_scale
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -67,7 +67,7 @@ class Laboratory:
         return {name.split("/")[0] for name in self.planned_jobs(*options)}
 
     def planned_jobs(self, *options: str) -> set[str]:
-        """The jobs that `snakemake -n` would run, as `apr.cli.plan` names them."""
+        """The jobs that `snakemake -n` would run, as `apr.pipeline.plan` names them."""
         return set(self.plan(*options))
 
     def plan(self, *options: str) -> dict[str, dict[str, str]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from apr.cli import workflow
-from apr.cli.plan import DEFAULT_SCALE, Plan, load_scale
 from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.recipe import flat
+from apr.pipeline import workflow
+from apr.pipeline.plan import DEFAULT_SCALE, Plan, load_scale
 
 RECORDED = Path("results/run.json")
 
@@ -33,7 +33,7 @@ def status(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Estimate what a scale costs, from its parameters alone: tokens, FLOPs, disk, hours by job."""
-    from apr.cli.rates import report
+    from apr.pipeline.rates import report
 
     for line in report(args.scale, args.measured or (RECORDED if RECORDED.is_file() else None)):
         print(line)

@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from apr.cli import chunk, inspect
-from apr.cli.plan import DEFAULT_SCALE, load_scale
+from apr.cli import inspect
 from apr.cli.serve import serve
 from apr.cli.solve import add_arguments, solve
 from apr.core.errors import AprError
 from apr.core.params import Params, partial_params
 from apr.core.process import OWNER, end_with, share
 from apr.core.recipe import make, read_job
+from apr.pipeline import chunk
+from apr.pipeline.plan import DEFAULT_SCALE, load_scale
 
 Args = argparse.Namespace
 FULL = os.strerror(errno.ENOSPC)
@@ -34,7 +35,7 @@ def problems(params: Params, args: Args) -> None:
 
 def tokenizer(params: Params, args: Args) -> None:
     """Build the tokenizer of the thread language from the grammar, and from the model of `sft.base`."""
-    from apr.grammar.tokenizer import make_tokenizer
+    from apr.language.tokenizer import make_tokenizer
 
     make_tokenizer(params, out=args.out)
 
@@ -49,14 +50,14 @@ def traces(params: Params, args: Args) -> None:
 
 def sft(params: Params, args: Args) -> None:
     """Train a model on a method's traces; goes on from the last checkpoint of a run that was stopped."""
-    from apr.sft.train import train_sft
+    from apr.training.sft.train import train_sft
 
     train_sft(params, method=args.method, traces=args.traces, tokenizer=args.tokenizer, out=args.out)
 
 
 def rl(params: Params, args: Args) -> None:
     """Train a policy by GRPO from an SFT checkpoint; goes on from its last step if it was stopped."""
-    from apr.rl.train import train_rl
+    from apr.training.rl.train import train_rl
 
     train_rl(params, policy=args.policy, problems=args.problems, validation=args.validation,
              checkpoint=args.checkpoint, out=args.out)
@@ -64,7 +65,7 @@ def rl(params: Params, args: Args) -> None:
 
 def evaluate(params: Params, args: Args) -> None:
     """Decode the test problems at every point of the sweeps that name this model."""
-    from apr.eval.sweep import evaluate
+    from apr.evaluation.sweep import evaluate
 
     evaluate(params, model=args.model, stage=args.stage, problems=args.problems, checkpoint=args.checkpoint,
              out=args.out)
@@ -72,7 +73,7 @@ def evaluate(params: Params, args: Args) -> None:
 
 def latency(params: Params, args: Args) -> None:
     """Time a model on one problem after another. Run it alone on the machine."""
-    from apr.eval.latency import measure_latency
+    from apr.evaluation.latency import measure_latency
 
     measure_latency(params, model=args.model, stage=args.stage, problems=args.problems,
                     checkpoint=args.checkpoint, out=args.out)
@@ -80,7 +81,7 @@ def latency(params: Params, args: Args) -> None:
 
 def figures(params: Params, args: Args) -> None:
     """Draw every figure and table of the paper, with the CSV it shows, and collect the metrics."""
-    from apr.figures import make_figures
+    from apr.results.figures import make_figures
 
     make_figures(params, evaluations=args.evaluations, latencies=args.latencies, models=args.models,
                  out=args.out, metrics=args.metrics)
@@ -88,7 +89,7 @@ def figures(params: Params, args: Args) -> None:
 
 def teacher(params: Params, args: Args) -> None:
     """Run a method's own solver on the test problems, as a bound for the model that learns from it."""
-    from apr.eval.teacher import evaluate_teacher
+    from apr.evaluation.teacher import evaluate_teacher
 
     evaluate_teacher(params, method=args.method, problems=args.problems, tokenizer=args.tokenizer,
                      out=args.out)
@@ -96,7 +97,7 @@ def teacher(params: Params, args: Args) -> None:
 
 def claims(params: Params, args: Args) -> None:
     """Measure what the paper claims; with --readme, fail where that file claims more."""
-    from apr.figures.claims_table import make_claims
+    from apr.results.figures.claims_table import make_claims
 
     make_claims(params, evaluations=args.evaluations, latencies=args.latencies, teachers=args.teachers,
                 out=args.out, readme=args.readme, update_readme=args.update_readme,
@@ -105,14 +106,14 @@ def claims(params: Params, args: Args) -> None:
 
 def checks(params: Params, args: Args) -> None:
     """Check that the files of a run add up: ids, splits, verdicts, tokens, and the figures' numbers."""
-    from apr.figures.checks import check_results
+    from apr.results.figures.checks import check_results
 
     check_results(params, root=args.root, out=args.out)
 
 
 def report(params: Params, args: Args) -> None:
     """Put claims, threads, figures, training curves and token counts of a run into one HTML file."""
-    from apr.figures.page import make_report
+    from apr.results.figures.page import make_report
 
     make_report(params, root=args.root, out=args.out)
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from apr.cli.plan import load_scale
 from apr.core.errors import CheckpointError
+from apr.pipeline.plan import load_scale
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -17,8 +17,8 @@ def serve(args: argparse.Namespace) -> None:
 
     from apr.engine.serve import EngineServer
     from apr.engine.slots import SlotEngine
-    from apr.eval.sweep import open_engine
-    from apr.grammar.tokenizer import load_language
+    from apr.evaluation.sweep import open_engine
+    from apr.language.tokenizer import load_language
 
     logging.disable_progress_bar()
     params, language = load_scale(args.scale), load_language(args.checkpoint)

@@ -4,8 +4,8 @@ import argparse
 import re
 import time
 
-from apr.cli.plan import load_scale
 from apr.core.errors import DataError, ParamsError
+from apr.pipeline.plan import load_scale
 
 COLOURS = {"running": "yellow", "waiting": "blue", "done": "green"}
 EVERY = 0.05
@@ -21,11 +21,11 @@ def solve(args: argparse.Namespace) -> int:
     from rich.live import Live
 
     from apr.countdown import Problem
-    from apr.eval.judge import verdict
-    from apr.eval.sweep import open_decoder, orchestrate
-    from apr.grammar import Condition
-    from apr.grammar.tokenizer import load_language
-    from apr.threads.rollout import Request
+    from apr.evaluation.judge import verdict
+    from apr.evaluation.sweep import open_decoder, orchestrate
+    from apr.language import Condition
+    from apr.language.tokenizer import load_language
+    from apr.rollouts.rollout import Request
 
     numbers, target = read_problem(args.problem)
     params, language = load_scale(args.scale), load_language(args.model)

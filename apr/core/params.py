@@ -199,7 +199,7 @@ class Rl(Section):
 
 
 class Engine(Section):
-    """Limits of decoding; see `apr.engine` and `apr.threads`."""
+    """Limits of decoding; see `apr.engine` and `apr.rollouts`."""
 
     slots: Positive = 256
     """Threads that hold a KV cache at the same time."""

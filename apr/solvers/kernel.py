@@ -11,7 +11,7 @@ from apr.core.compiled import load_library
 from apr.core.params import Params
 from apr.core.seeds import derive_seed
 from apr.countdown import Problem
-from apr.grammar import Language
+from apr.language import Language
 
 SOURCE = Path(__file__).with_name("search.c")
 WORDS = ("<root>", "<child>", "go", "tokens", "children", "list", "goto", "spawn", "run", "joined", "resume",

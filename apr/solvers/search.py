@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 from apr.core.params import TraceMethod
 from apr.countdown.operation import Operation, legal_operations
 from apr.countdown.problem import Problem
-from apr.grammar import events as ev
+from apr.language import events as ev
 from apr.solvers.expand import HEURISTICS, Heuristic, State, expand
 
 ROOT_THREAD = -1

@@ -23,9 +23,9 @@ from apr.core.progress import track
 from apr.core.seeds import derive_rng
 from apr.countdown import Problem
 from apr.countdown.stream import stream_problems
-from apr.grammar import Condition, Language
-from apr.grammar import events as ev
-from apr.grammar.tokenizer import load_language
+from apr.language import Condition, Language
+from apr.language import events as ev
+from apr.language.tokenizer import load_language
 from apr.solvers.kernel import Tables, load_search, search
 from apr.solvers.search import ROOT_THREAD, Trace, TraceThread, solve_trace
 

@@ -3,13 +3,13 @@
 import pytest
 
 from apr.cli.main import main
-from apr.cli.plan import load_scale
 from apr.cli.solve import picture, read_problem
 from apr.core.errors import DataError
 from apr.engine.checkpoint import new_model, save_checkpoint
-from apr.grammar import build_language
-from apr.grammar.tokenizer import make_tokenizer
-from apr.threads.rollout import Status, Thread
+from apr.language import build_language
+from apr.language.tokenizer import make_tokenizer
+from apr.pipeline.plan import load_scale
+from apr.rollouts.rollout import Status, Thread
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ PARAMS = {"seed": 3, "rl": {"clip": 0.2, "learning_rate": 1e-4}}
 
 def job_at(root: Path, params=PARAMS, upstream=None) -> Job:
     upstream = upstream or {}
-    recipe = {"params": params, "code": {"apr/rl": "c0de"},
+    recipe = {"params": params, "code": {"apr/training/rl": "c0de"},
               "upstream": {name: digest(job.recipe) for name, job in upstream.items()}}
     return Job("rl/apr", recipe, (str(root / "model"),), str(root / "model" / "recipe.json"),
                {name: job.seal for name, job in upstream.items()})

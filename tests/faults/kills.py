@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from apr.cli.plan import Plan
+from apr.pipeline.plan import Plan
 from tests.conftest import Laboratory, new_laboratory
 
 COMMANDS = {"worker": "snakemake --cores 2", "snakemake": "snakemake --cores 2", "dvc": "dvc repro"}

@@ -44,10 +44,10 @@ def test_parquet(disk):
 
 def test_checkpoint(disk):
     script = f"""
-from apr.cli.plan import load_scale
+from apr.pipeline.plan import load_scale
 from apr.core.files import atomic_path
 from apr.engine.checkpoint import new_model, save_checkpoint
-from apr.grammar.tokenizer import make_tokenizer
+from apr.language.tokenizer import make_tokenizer
 from pathlib import Path
 params, root = load_scale("default"), Path("{disk}")
 make_tokenizer(params, root / "tokenizer")

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from apr.countdown import Problem
 from apr.engine.interface import Sampling, Segment
-from apr.eval.judge import verdict
-from apr.grammar import Language
-from apr.grammar.vocabulary import DIGITS, Vocabulary
-from apr.threads.orchestrator import Orchestrator
-from apr.threads.rollout import Limits, Request, Status
+from apr.evaluation.judge import verdict
+from apr.language import Language
+from apr.language.vocabulary import DIGITS, Vocabulary
+from apr.rollouts.orchestrator import Orchestrator
+from apr.rollouts.rollout import Limits, Request, Status
 from tests.faults.fuzz import check, fuzz
 
 PROBLEM = Problem("p", (3, 5, 9, 12), 27)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apr.cli.plan import Plan
+from apr.pipeline.plan import Plan
 from tests.faults.kills import check, hashes, kill_once
 
 

@@ -6,13 +6,13 @@ import threading
 import psutil
 import torch
 
-from apr.cli.plan import load_scale
 from apr.countdown.generate import generate_problems
 from apr.engine.checkpoint import new_model
 from apr.engine.slots import SlotEngine
-from apr.grammar import build_language
-from apr.threads.orchestrator import Orchestrator
-from apr.threads.rollout import Limits, Request
+from apr.language import build_language
+from apr.pipeline.plan import load_scale
+from apr.rollouts.orchestrator import Orchestrator
+from apr.rollouts.rollout import Limits, Request
 
 ROUNDS, ROLLOUTS = 8, 250
 

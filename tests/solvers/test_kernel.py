@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apr.cli.plan import load_scale
 from apr.core.params import Params, TraceMethod
 from apr.countdown import Problem
 from apr.countdown.generate import make_problems
-from apr.grammar import Language, Vocabulary
-from apr.grammar.tokenizer import make_tokenizer
+from apr.language import Language, Vocabulary
+from apr.language.tokenizer import make_tokenizer
+from apr.pipeline.plan import load_scale
 from apr.solvers import kernel, traces
 from apr.solvers.traces import TRACE_SCHEMA, chunk_table, make_traces, trace_rows
 

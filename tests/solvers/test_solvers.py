@@ -12,9 +12,9 @@ from apr.core.seeds import derive_rng
 from apr.countdown import Problem, legal_operations, read_problems, verify
 from apr.countdown.generate import generate_problems, make_problems
 from apr.countdown.solvable import reachable
-from apr.grammar import build_language
-from apr.grammar import events as ev
-from apr.grammar.tokenizer import make_tokenizer
+from apr.language import build_language
+from apr.language import events as ev
+from apr.language.tokenizer import make_tokenizer
 from apr.solvers import TRACE_SCHEMA, make_traces, solve_trace
 from apr.solvers.expand import HEURISTICS, expand, factor_distance
 from apr.solvers.traces import draw_trace, encode_thread

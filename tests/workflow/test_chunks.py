@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from apr.cli import chunk as module
-from apr.cli.chunk import pack, unpack
 from apr.core.errors import AprError, DataError
 from apr.core.files import read_json, trainer_states
+from apr.pipeline import chunk as module
+from apr.pipeline.chunk import pack, unpack
 from tests.conftest import Laboratory, new_laboratory
 
 HASHED = ("*.parquet", "*.safetensors")

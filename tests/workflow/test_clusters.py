@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from apr.cli.plan import Plan
 from apr.core.process import RUNS
+from apr.pipeline.plan import Plan
 from tests.conftest import new_laboratory
 from tests.faults.kills import first, running
 from tests.workflow import slurm

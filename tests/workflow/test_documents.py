@@ -21,10 +21,10 @@ PIPELINE = "tests/workflow/test_pipeline.py"
 EXPERIMENTS = f"{PIPELINE}: def test_experiments_are_told_apart_and_applied"
 PULLED = f"{PIPELINE}: def test_a_clone_that_pulls_has_nothing_to_do"
 CLUSTERS = "tests/workflow/test_clusters.py: def test_jobs_are_submitted_and_end_with_the_run"
-CLAIMS = "tests/figures/test_claims.py: def test_the_table_and_the_readme"
+CLAIMS = "tests/results/test_claims.py: def test_the_table_and_the_readme"
 CHUNKS = "tests/workflow/test_chunks.py: def test_chunks_on_fresh_machines_make_what_one_run_makes"
 PROCESSES = "tests/processes/test_two_processes.py: def test_two_processes_have_the_losses_of_one"
-COST = "tests/workflow/test_cost.py: def test_the_paper_scale_is_the_papers"
+COST = "tests/pipeline/test_cost.py: def test_the_paper_scale_is_the_papers"
 ELSEWHERE = {
     "make run": ".ci/run: snakemake --cores all", "make test": ".ci/run: make test",
     "make .venv/ready": ".ci/run: make lint", "make claims": CLAIMS, "python -m apr claims": CLAIMS,

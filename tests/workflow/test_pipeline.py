@@ -11,7 +11,7 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from apr.cli.plan import Plan
+from apr.pipeline.plan import Plan
 from tests.conftest import Laboratory
 
 AFTER_RL = {"evaluate", "latency", "figures", "claims", "checks", "report"}
@@ -122,7 +122,7 @@ def test_touched_files_hide_nothing(made):
 
 
 def test_edited_code_is_seen(made):
-    path = made.path / "apr/rl/train.py"
+    path = made.path / "apr/training/rl/train.py"
     path.write_text(path.read_text() + "# changed\n")
     assert made.planned() == made.changed_in_dvc() == {"rl"} | AFTER_RL
 

@@ -5,10 +5,10 @@ import time
 # The apr of this tree, also in the copies of it that `dvc exp run --temp` makes.
 sys.path.insert(0, workflow.basedir)
 
-from apr.cli.record import record
-from apr.cli.workflow import commit, open_plan, prune
+from apr.pipeline.record import record
+from apr.pipeline.workflow import commit, open_plan, prune
 from apr.core.process import OWNER, identity
-from apr.eval.points import points
+from apr.evaluation.points import points
 
 STARTED = time.time()
 PLAN = open_plan(config, job=not workflow.is_main_process)

@@ -1,0 +1,83 @@
+"""Latency at batch size 1: one problem at a time, a problem's children together (Figure 6)."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apr.core.files import write_json
+from apr.core.params import Params
+from apr.core.progress import track
+from apr.countdown import Problem
+from apr.engine.checkpoint import resolve_device
+from apr.engine.slots import SlotEngine
+from apr.evaluation.judge import verdict
+from apr.evaluation.latency_model import DEVICES, Part, measure_costs, parts_of, replay
+from apr.evaluation.points import Point, condition_kind, first_problems, points
+from apr.evaluation.results import TIMED, percentiles
+from apr.evaluation.sweep import Timed, make_request, open_decoder, orchestrate
+from apr.language.tokenizer import load_language
+from apr.rollouts.orchestrator import Orchestrator
+from apr.rollouts.rollout import Request, Rollout
+
+
+def measure_latency(
+    params: Params, model: str, stage: str, problems: Path, checkpoint: Path, out: Path
+) -> None:
+    """Times the first `params.eval.latency_problems` for each condition that a sweep decodes greedily.
+
+    Writes JSON: `device`, `torch_threads`, `costs` (seconds of a step of the decoder, `Costs`), and under
+    `conditions` one entry per condition and `join` with a list of `problems` (problem_id, `TIMED`, total,
+    sequential, children, solved), the `p50` and `p95` of each of `TIMED`, and `modelled`: mean seconds on so
+    many devices by these costs; servers have no steps, so no costs. Where no sweep is greedy, the
+    unconditioned prompt is timed. Errors as `evaluate`.
+    """
+    kind = condition_kind(params, model, stage)
+    greedy = [point for point in points(params, model, stage) if point.temperature == 0]
+    greedy = greedy or [Point(None, 0.0, 0)]
+    language = load_language(checkpoint)
+    chosen = first_problems(problems, params.eval.latency_problems)
+    work = [(point, problem) for point in greedy for problem in chosen]
+    rows: dict[Point, list[dict[str, Any]]] = {point: [] for point in greedy}
+    trees: dict[Point, list[list[list[Part]]]] = {point: [] for point in greedy}
+    with open_decoder(params, language, checkpoint) as decoder:
+        orchestrator = orchestrate(params, language, decoder)
+
+        def measure(point: Point, problem: Problem) -> dict[str, Any]:
+            request = make_request(params, language, problem, point, kind)
+            rollout, times = timed(orchestrator, decoder, request)
+            usage = rollout.usage
+            trees[point].append(parts_of(rollout))
+            return {"problem_id": problem.id, **dict(zip(TIMED, times, strict=True)), "total": usage.total,
+                    "sequential": usage.sequential, "children": usage.children,
+                    "solved": verdict(language, problem, rollout)["strict"]}
+
+        measure(*work[0])  # the first rollout pays for what is loaded lazily
+        trees[work[0][0]].clear()
+        for point, problem in track(work, f"latency {stage}/{model}", len(work), "problem"):
+            rows[point].append(measure(point, problem))
+        costs = None
+        if isinstance(decoder, SlotEngine):
+            size, stop_ids = language.vocabulary.size, language.syntax.stop_ids
+            costs = measure_costs(decoder, params.grammar.window, size, stop_ids)
+
+    def modelled(point: Point) -> dict[int, float]:
+        return {devices: float(np.mean([replay(tree, costs, devices) for tree in trees[point]]))
+                for devices in DEVICES if costs is not None}
+
+    write_json(out, {
+        "model": model, "stage": stage, "device": str(resolve_device(params.engine.device)),
+        "torch_threads": params.engine.torch_threads, "costs": costs and costs._asdict(),
+        "conditions": [{"condition": point.condition, "join": point.join, "problems": measured,
+                        "modelled": modelled(point), **percentiles(measured)}
+                       for point, measured in rows.items()],
+    })  # fmt: skip
+
+
+def timed(orchestrator: Orchestrator, decoder: Timed, request: Request) -> tuple[Rollout, list[float]]:
+    """One rollout, and its `TIMED`."""
+    before = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
+    (rollout,) = orchestrator.run([request])
+    after = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
+    return rollout, [end - start for start, end in zip(before, after, strict=True)]

@@ -1,0 +1,88 @@
+"""Evaluation files as cells: all samples of one model, stage, condition and temperature; and timings."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from apr.core.errors import DataError
+from apr.core.files import read_rows
+from apr.evaluation.judge import EVAL_SCHEMA, LEDGER
+from apr.evaluation.statistics import vote_labels
+
+
+class Key(NamedTuple):
+    """Names a cell; `condition` None is unconditioned."""
+
+    model: str
+    stage: str
+    temperature: float
+    condition: int | None = None
+    join: str = "all"
+
+    def __str__(self) -> str:
+        condition = "" if self.condition is None else f" condition {self.condition}"
+        join = "" if self.join == "all" else f" join {self.join}"
+        return f"{self.stage}/{self.model}{condition} T={self.temperature:g}{join}"
+
+
+TIMED = ("prefill_seconds", "decode_seconds", "seconds")
+"""Forward passes that read prompts and joined messages; passes that decode; the whole rollout."""
+KEY_COLUMNS = ("model", "stage", "temperature", "condition_amount", "join")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`strict`, `lenient` and every column of the ledger, each (problems, samples); `votes` are labels of
+    equal answers (`vote_labels`)."""
+
+    problems: tuple[str, ...]
+    columns: dict[str, np.ndarray]
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        try:
+            return self.__dict__["columns"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @property
+    def samples(self) -> int:
+        return self.strict.shape[1]
+
+
+def read_cells(paths: Iterable[Path]) -> dict[Key, Cell]:
+    """The cells of some evaluation files. Raises `DataError` if a file is unreadable or has gaps."""
+    cells: dict[Key, Cell] = {}
+    for path in paths:
+        groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+        for row in read_rows(path, EVAL_SCHEMA):
+            groups[Key(*(row[name] for name in KEY_COLUMNS))].append(row)
+        for key, rows in groups.items():
+            cells[key] = _cell(path, key, rows)
+    return cells
+
+
+def _cell(path: Path, key: Key, rows: list[dict[str, Any]]) -> Cell:
+    rows = sorted(rows, key=lambda row: (row["problem_id"], row["sample"]))
+    problems = tuple(sorted({row["problem_id"] for row in rows}))
+    samples = max(row["sample"] for row in rows) + 1
+    expected = [(problem, sample) for problem in problems for sample in range(samples)]
+    if [(row["problem_id"], row["sample"]) for row in rows] != expected:
+        raise DataError(f"{path}: {key}: rows are missing or double ({len(rows)} rows for {len(problems)} "
+                        f"problems x {samples} samples)")
+    shape = (len(problems), samples)
+    columns = {name: np.array([row[name] for row in rows]).reshape(shape)
+               for name in ("strict", "lenient", *LEDGER)}
+    answers = [row["expression"] for row in rows]
+    columns["votes"] = vote_labels([answers[i : i + samples] for i in range(0, len(answers), samples)])
+    return Cell(problems, columns)
+
+
+def percentiles(measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Median and 95th percentile over problems of each of `TIMED`, in seconds."""
+    times = {name: [row[name] for row in measured] for name in TIMED}
+    return {f"p{share}": {name: float(np.percentile(times[name], share)) for name in TIMED}
+            for share in (50, 95)}

@@ -1,0 +1,80 @@
+"""The part of the language that orchestration needs: framing of spawn, join and end, on token ids."""
+
+from collections.abc import Sequence
+
+from apr.language.events import Malformed
+from apr.language.vocabulary import BaseVocabulary
+
+FRAMING = ("<pad>", "<unk>", "<root>", "<child>", "go", "spawn", "run", "joined", "resume", "join",
+           "answer", "end")  # fmt: skip
+"""Words that cannot stand inside a message or a returned text; ``<unk>`` is any token that is no word."""
+
+
+class ThreadSyntax:
+    """Spawn is ``spawn #2 M #1 M run``, where ``#n`` opens a message and says that n are left, this one
+    included; a child is prompted ``<child> M go`` and ends with ``join R end``; its parent goes on from
+    ``joined R joined R ... resume``."""
+
+    def __init__(self, vocabulary: BaseVocabulary):
+        ids = vocabulary.ids
+        self._child, self._go, self._end = ids["<child>"], ids["go"], ids["end"]
+        self._spawn, self.run = ids["spawn"], ids["run"]
+        self._count_of = vocabulary.count_of
+        self._join, self._joined, self._resume = ids["join"], ids["joined"], ids["resume"]
+        self._word = vocabulary.word
+        self.stop_ids = frozenset((self.run, self._end))
+        self.nothing = [ids["none"]]
+        """What a child that failed returns."""
+
+    def messages(self, ids: Sequence[int]) -> list[list[int]] | Malformed:
+        """The messages of the spawn block that ends `ids` (whose last id is `run`)."""
+        start = _last(ids, self._spawn)
+        if start is None:
+            return Malformed(len(ids) - 1, "run without spawn")
+        messages: list[list[int]] = []
+        left = 0
+        for position in range(start + 1, len(ids) - 1):
+            token = ids[position]
+            if token in self._count_of:
+                if messages and self._count_of[token] != left - 1:
+                    return Malformed(position, f"{self._word(token)!r} after '#{left}'")
+                left = self._count_of[token]
+                messages.append([])
+            elif self._word(token) in FRAMING:
+                return Malformed(position, f"{self._word(token)!r} inside a spawn")
+            elif not messages:
+                return Malformed(position, "spawn without a message")
+            else:
+                messages[-1].append(token)
+        if not messages:
+            return Malformed(len(ids) - 1, "spawn of nothing")
+        if left != 1:
+            return Malformed(len(ids) - 1, f"run after '#{left}'")
+        if not all(messages):
+            return Malformed(len(ids) - 1, "empty message")
+        return messages
+
+    def child_prompt(self, message: Sequence[int]) -> list[int]:
+        return [self._child, *message, self._go]
+
+    def returned(self, ids: Sequence[int]) -> list[int] | Malformed:
+        """What a finished child returns: the tokens between its last `join` and the `end` that ends `ids`."""
+        start = _last(ids, self._join)
+        if start is None:
+            return Malformed(len(ids) - 1, "child ends without join")
+        returned = list(ids[start + 1 : -1])
+        for offset, token in enumerate(returned):
+            if self._word(token) in FRAMING:
+                return Malformed(start + 1 + offset, f"{self._word(token)!r} inside a join")
+        return returned or Malformed(len(ids) - 1, "empty join")
+
+    def joined(self, returns: Sequence[Sequence[int]]) -> list[int]:
+        """The tokens that are appended to the parent: each child's return in spawn order."""
+        return [*(token for returned in returns for token in (self._joined, *returned)), self._resume]
+
+
+def _last(ids: Sequence[int], token: int) -> int | None:
+    for position in range(len(ids) - 1, -1, -1):
+        if ids[position] == token:
+            return position
+    return None

@@ -1,0 +1,116 @@
+"""The language as a tokenizer of `transformers`, saved beside every checkpoint."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from apr.core.errors import CheckpointError
+from apr.core.files import atomic_path, read_json, write_json
+from apr.core.params import Params
+from apr.language.language import Language, build_language
+from apr.language.pretrained import PretrainedVocabulary, missing_words, new_token
+from apr.language.vocabulary import CONTROL, Vocabulary
+
+if TYPE_CHECKING:  # it imports torch, which a process that makes traces does without
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+LANGUAGE_FILE = "thread_language.json"
+"""What the vocabulary is built from (`settings`); the words of a pretrained model's have `rows`."""
+
+
+def build_tokenizer(vocabulary: Vocabulary) -> "PreTrainedTokenizerFast":
+    """A tokenizer with exactly the ids of `vocabulary`: `encode(text)` equals `vocabulary.encode(text)`."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(
+        models.WordPiece(vocab=dict(vocabulary.ids), unk_token="<unk>", continuing_subword_prefix="##")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<root>",
+        eos_token="end",
+        additional_special_tokens=[word for word in CONTROL if word.startswith("<")][3:],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def extend_tokenizer(base: Path, depths: int, messages: int) -> Language:
+    """The language over the tokenizer of the pretrained model in `base`, to which it adds the words it lacks.
+
+    If `base` has a language already, that is it. Raises `CheckpointError`.
+    """
+    if (base / LANGUAGE_FILE).is_file():
+        return load_language(base)
+    tokenizer = _read_tokenizer(base)
+    tokenizer.add_tokens(
+        [new_token(word) for word in missing_words(tokenizer, depths, messages)], special_tokens=True
+    )
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or new_token("end")
+    config = read_json(base / "config.json")
+    rows = config.get("text_config", config).get("vocab_size", 0)  # may be padded beyond the tokens
+    rows = max(rows, 1 + max(tokenizer.get_vocab().values()))
+    return Language(PretrainedVocabulary(tokenizer, depths, messages, rows))
+
+
+def save_tokenizer(language: Language, directory: Path) -> None:
+    """Writes the tokenizer's files and the settings it was built from into an existing directory."""
+    vocabulary = language.vocabulary
+    own = build_tokenizer(vocabulary) if isinstance(vocabulary, Vocabulary) else None
+    (own or cast(PretrainedVocabulary, vocabulary).tokenizer).save_pretrained(directory)
+    write_json(Path(directory) / LANGUAGE_FILE, vocabulary.settings)
+
+
+def load_language(directory: str | Path) -> Language:
+    """The language saved in a tokenizer or checkpoint directory.
+
+    Raises `CheckpointError` if the tokenizer is missing or its ids are not those of this grammar.
+    """
+    directory = Path(directory)
+    for name in (LANGUAGE_FILE, "tokenizer.json"):
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory}: no tokenizer here ({name} is missing)")
+    settings = read_json(directory / LANGUAGE_FILE)
+    try:
+        settings = {name: int(value) for name, value in settings.items()}
+        if "rows" in settings:
+            return Language(PretrainedVocabulary(_read_tokenizer(directory), **settings))
+        language = Language(Vocabulary(**settings))
+    except (TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{directory / LANGUAGE_FILE}: not a thread language ({error!r})") from None
+    vocab = read_json(directory / "tokenizer.json").get("model", {}).get("vocab")
+    if vocab != language.vocabulary.ids:
+        raise CheckpointError(f"{directory}: the tokenizer's ids are not those of the thread language")
+    return language
+
+
+def _read_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{directory}: tokenizer not readable ({reason})") from None
+
+
+def make_tokenizer(params: Params, out: Path) -> None:
+    """Writes the tokenizer directory of these parameters: of `sft.base`, if there is one.
+
+    Raises `CheckpointError` if it is no model, or has a thread language of other settings.
+    """
+    language = build_language(params.grammar, params.problems)
+    if params.sft.base is not None:
+        wanted = language.vocabulary.settings
+        language = extend_tokenizer(Path(params.sft.base), wanted["depths"], wanted["messages"])
+        for name, value in language.vocabulary.settings.items():
+            if value != wanted.get(name, value):
+                raise CheckpointError(f"{params.sft.base}: its thread language has {name} {value}; allowed: "
+                                      f"{wanted[name]}, as grammar and problems say")
+    with atomic_path(out) as partial:
+        partial.mkdir()
+        save_tokenizer(language, partial)

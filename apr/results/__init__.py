@@ -1,0 +1,1 @@
+"""From evaluations to what people read: figures, claims, report."""

@@ -1,0 +1,191 @@
+"""Whether the files of a run add up, from the problems to the numbers of the figures.
+
+What is measured is recomputed from what it was measured on: verdicts from the answers, the figures' CSVs and
+the claims from the rows of the evaluations. Anything else ends the run.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from apr.core.errors import DataError
+from apr.core.files import read_json, read_rows, write_json
+from apr.core.params import Params
+from apr.countdown import Operation, Problem, read_problems, verify
+from apr.countdown.generate import SPLITS
+from apr.evaluation.judge import EVAL_SCHEMA, NO_SOLUTION
+from apr.evaluation.points import Point, condition_kind, jobs, point_columns, points, teachers
+from apr.evaluation.results import TIMED, percentiles
+from apr.evaluation.teacher import STAGE, teacher_points
+from apr.results.figures.claims import CLAIMS
+from apr.results.figures.claims_table import claim_row
+from apr.results.figures.evidence import Row, read_evidence
+from apr.results.figures.make import FIGURES, csv_text, metrics_of, name_of
+from apr.rollouts.rollout import Status
+
+SHOWN = 5
+"""Faults that the error names; it counts them all."""
+
+
+@dataclass
+class _Findings:
+    looked_at: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+    def look(self, kind: str, faults: Iterable[str]) -> None:
+        """Counts one more thing of `kind`, and what is wrong with it."""
+        self.looked_at[kind] += 1
+        self.faults += faults
+
+
+def check_results(params: Params, root: Path, out: Path) -> None:
+    """Writes to `out` how many things of each kind were checked, if none of them is wrong.
+
+    `root` holds `data` and `results`. Raises `DataError`: how many faults there are, and the first of them.
+    """
+    data, results, found = root / "data", root / "results", _Findings()
+    test = _check_problems(params, data / "problems", found)[: params.eval.problems]
+    for stage, model in jobs(params):
+        at, kind = points(params, model, stage), condition_kind(params, model, stage)
+        path = data / "eval" / stage / f"{model}.parquet"
+        _check_rows(params, path, [(problem, point_columns(model, stage, problem, point, kind))
+                                   for problem in test for point in at], found)  # fmt: skip
+        if (path := data / "latency" / stage / f"{model}.json").is_file():
+            _check_latency(params, path, at, test[: params.eval.latency_problems], found)
+    for method in teachers(params):
+        at, kind = teacher_points(params, method), condition_kind(params, method, "sft")
+        _check_rows(params, data / "teacher" / f"{method}.parquet",
+                    [(problem, point_columns(method, STAGE, problem, point, kind))
+                     for problem in test for point in at], found)  # fmt: skip
+    if not found.faults:  # figures of broken rows would only repeat what is broken
+        _check_numbers(params, data, results, found)
+    if found.faults:
+        shown = "; ".join(found.faults[:SHOWN])
+        more = f"; and {len(found.faults) - SHOWN} more" if len(found.faults) > SHOWN else ""
+        count = f"{len(found.faults)} fault{'s' * (len(found.faults) > 1)}"
+        raise DataError(f"{count} in the results: {shown}{more}")
+    write_json(out, dict(found.looked_at))
+
+
+def _check_problems(params: Params, folder: Path, found: _Findings) -> list[Problem]:
+    """Sizes, ids and solvability of the splits, and that they share no problem; the test problems."""
+    owner: dict[tuple[tuple[int, ...], int], str] = {}
+    splits = {split: read_problems(folder / f"{split}.parquet") for split in SPLITS}
+    for split, problems in splits.items():
+        if len(problems) != getattr(params.problems, split):
+            wanted = getattr(params.problems, split)
+            found.faults.append(f"{split}: {len(problems)} problems instead of {wanted}")
+        for problem in problems:
+            other = owner.setdefault((tuple(sorted(problem.numbers)), problem.target), problem.id)
+            found.look("problems", [f"{problem.id}: the same problem as {other}"] * (other != problem.id))
+    return splits["test"]
+
+
+def _check_rows(
+    params: Params, path: Path, expected: Sequence[tuple[Problem, dict[str, Any]]], found: _Findings
+) -> None:
+    """An evaluation has a row for each problem and point, in their order, and each row adds up."""
+    rows = read_rows(path, EVAL_SCHEMA)
+    if len(rows) != len(expected):
+        found.faults.append(f"{path}: {len(rows)} rows instead of {len(expected)}")
+    for number, (row, (problem, columns)) in enumerate(zip(rows, expected, strict=False)):
+        if differing := [name for name, value in columns.items() if row[name] != value]:
+            found.faults.append(f"{path}: row {number}: {differing[0]} is {row[differing[0]]!r} instead of "
+                                f"{columns[differing[0]]!r}")
+            return  # every row after it would be as wrong
+        faults = [*_wrong_verdict(row, problem), *_wrong_ledger(row, params)]
+        found.look("evaluation rows", (f"{path}: row {number}: {fault}" for fault in faults))
+
+
+def _wrong_verdict(row: Row, problem: Problem) -> Iterator[str]:
+    answer, judged = row["answer"], (False, False)
+    if row["status"] == Status.DONE:
+        if answer is None:
+            yield "done without an answer"
+        elif answer != NO_SOLUTION:
+            judged = verify(problem, [_operation(text) for text in answer.split(", ")])[:2]
+    if (row["strict"], row["lenient"]) != judged:
+        yield f"verdict {row['strict']}, {row['lenient']} of {answer!r}, which is {judged[0]}, {judged[1]}"
+
+
+def _operation(text: str) -> Operation:
+    left, op, right, _, result = text.split()
+    return Operation(int(left), op, int(right), int(result))
+
+
+def _wrong_ledger(row: Row, params: Params) -> Iterator[str]:
+    total, children = row["total"], row["children"]
+    holds = {
+        "threads = children + 1": row["threads"] == children + 1,
+        "total = sampled": total == row["sampled"],
+        "sequential <= total": 0 <= row["sequential"] <= total,
+        "a thread alone is sequential": children > 0 or row["sequential"] == total,
+        "joined tokens have children": children > 0 or row["injected"] == row["depth"] == 0,
+        "children have a depth": children == 0 or 1 <= row["depth"] <= children,
+        "a prompt per thread": row["prompt"] >= row["threads"],
+        "longest <= prompts + sampled + joined": row["longest"] <= row["prompt"] + total + row["injected"],
+        "longest <= window": row["longest"] <= params.grammar.window or row["stage"] == STAGE,
+        "total <= max_tokens": total <= params.engine.max_tokens or row["stage"] == STAGE,
+        "faulty threads <= threads": row["malformed_threads"] + row["truncated_threads"] <= row["threads"],
+    }
+    return (f"not so: {name}" for name, right in holds.items() if not right)
+
+
+def _check_latency(
+    params: Params, path: Path, at: Sequence[Point], problems: Sequence[Problem], found: _Findings
+) -> None:
+    wanted = [[point.condition, point.join] for point in at if point.temperature == 0] or [[None, "all"]]
+    entries = read_json(path)["conditions"]
+    if [[entry["condition"], entry["join"]] for entry in entries] != wanted:
+        found.faults.append(f"{path}: other conditions than the sweeps'")
+    for entry in entries:
+        where = f"{path}: condition {entry['condition']} join {entry['join']}"
+        if [row["problem_id"] for row in entry["problems"]] != [problem.id for problem in problems]:
+            found.faults.append(f"{where}: other problems than the first {len(problems)}")
+        if any(entry[name] != value for name, value in percentiles(entry["problems"]).items()):
+            found.faults.append(f"{where}: p50 and p95 are not those of its problems")
+        for row in entry["problems"]:
+            prefill, decode, whole = (row[name] for name in TIMED)
+            sound = math.isfinite(whole) and 0 < prefill + decode <= whole * (1 + 1e-9)
+            fault = f"{where}: {row['problem_id']}: {prefill} + {decode} s within {whole} s"
+            found.look("latencies", [fault] * (not sound))
+
+
+def _check_numbers(params: Params, data: Path, results: Path, found: _Findings) -> None:
+    """CSVs and metrics are those of the rows, and accuracies are shares."""
+    evidence = read_evidence(params, data / "eval", data / "latency", data / "teacher")
+    for module in FIGURES:
+        name = name_of(module)
+        _check_csv(results / "figures" / f"{name}.csv", module.rows(evidence.fresh()), found)
+    _check_csv(results / "claims.csv", [claim_row(claim, evidence) for claim in CLAIMS], found)
+    path = results / "metrics.json"
+    written = read_json(path)
+    for name, value in metrics_of(evidence, data / "models").items():
+        found.look("numbers of results", _wrong_number(str(path), name, value))
+        if written.pop(name, None) != value:
+            found.faults.append(f"{path}: {name} is not {value}")
+    found.faults += [f"{path}: {name} comes from nowhere" for name in written]
+
+
+def _check_csv(path: Path, rows: Sequence[Row], found: _Findings) -> None:
+    expected = csv_text(rows).splitlines()
+    lines = path.read_text().splitlines() if path.is_file() else []
+    if len(lines) != len(expected):
+        found.faults.append(f"{path}: {len(lines)} lines instead of {len(expected)}")
+    for number, (line, wanted) in enumerate(zip(lines, expected, strict=False), start=1):
+        if line != wanted:
+            found.faults.append(f"{path}: line {number} is not what the evaluations say")
+    for row in rows:
+        for name, value in row.items():
+            found.look("numbers of results", _wrong_number(str(path), name, value))
+
+
+def _wrong_number(where: str, name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{where}: {name} is {value}"
+    share = "accuracy" in name and not any(word in name for word in ("change", "minus"))
+    if share and isinstance(value, float) and not 0 <= value <= 1:
+        yield f"{where}: {name} is {value}, no share"

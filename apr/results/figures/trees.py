@@ -1,0 +1,181 @@
+"""The thread trees of the report's viewer: of which problems, by which models, and when what ran."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from apr.core.files import read_rows
+from apr.core.params import Params
+from apr.countdown import Problem
+from apr.evaluation.judge import ledger, verdict
+from apr.evaluation.latency_model import Part, parts_of
+from apr.evaluation.points import Point, condition_kind, jobs, points, teachers
+from apr.evaluation.results import Cell, Key
+from apr.evaluation.sweep import make_request, open_engine, orchestrate
+from apr.language import Language
+from apr.language.events import Malformed
+from apr.language.tokenizer import load_language
+from apr.results.figures.evidence import Evidence
+from apr.rollouts.records import rollouts_of
+from apr.rollouts.rollout import Rollout, Status
+from apr.training.rl.snapshots import SNAPSHOT_SCHEMA
+
+
+class Timeline(NamedTuple):
+    """In decoding steps, one per sampled token of a thread; what is injected takes none."""
+
+    starts: list[list[int]]
+    """When each part of each thread begins to sample."""
+    ends: list[int]
+    """When each thread ends; the root's is the rollout's number of sequential tokens."""
+    critical: set[int]
+    """Threads of the longest chain of dependent decoding."""
+
+
+def timeline(threads: Sequence[Sequence[Part]]) -> Timeline:
+    """When what would run if all threads that can decode do: children begin where their parent has spawned
+    them, and it goes on when the last of them has ended. One that waits for the first success does so too, as
+    that cuts the others to its length."""
+    starts: list[list[int]] = [[] for _ in threads]
+    ends = [0] * len(threads)
+
+    def run(index: int, now: int) -> int:
+        for part in threads[index]:
+            starts[index].append(now)
+            now += part.sampled
+            now = max((run(child, now) for child in part.spawned), default=now)
+        ends[index] = now
+        return now
+
+    run(0, 0)
+    chain = [0]
+    for index in chain:
+        chain += [max(part.spawned, key=ends.__getitem__) for part in threads[index] if part.spawned]
+    return Timeline(starts, ends, set(chain))
+
+
+def choose(cell: Cell) -> dict[str, list[str]]:
+    """Problems of a cell, by id, and what each is an example of: of those solved and those failed the one
+    with the median number of tokens; that with the most children, and with the deepest and longest chain."""
+    tokens, solved = cell.total[:, 0], cell.strict[:, 0]
+    found: dict[str, list[str]] = {}
+    for what, among in (("solved", np.flatnonzero(solved)), ("failed", np.flatnonzero(~solved))):
+        if len(among):
+            middle = among[np.argsort(tokens[among], kind="stable")][(len(among) - 1) // 2]
+            found.setdefault(cell.problems[middle], []).append(what)
+    for what, *columns in (("widest", cell.children, cell.total), ("deepest", cell.depth, cell.sequential)):
+        most = max(range(len(solved)), key=lambda row: [column[row, 0] for column in columns])
+        found.setdefault(cell.problems[most], []).append(what)
+    return found
+
+
+def compared(params: Params) -> list[tuple[str, str, Point]]:
+    """Stage, model and point of all that is shown of a problem: the models that RL starts from, each before
+    its policies, as little conditioned and as nearly greedy as the sweeps have them; threads come last."""
+    parallel = {method: params.traces.methods[method].solver == "apr" for method in teachers(params)}
+    found = []
+    for method in sorted(parallel, key=parallel.__getitem__):
+        policies = [job for job in jobs(params)
+                    if job[0] == "rl" and params.rl.policies[job[1]].method == method]  # fmt: skip
+        for stage, model in [("sft", method), *policies]:
+            point = min(points(params, model, stage), key=lambda at: (
+                at.temperature, at.condition is not None, -(at.condition or 0), at.join, at.sample))
+            found.append((stage, model, point))
+    return found
+
+
+Case = dict[str, Any]
+"""A problem in the viewer, as JSON: `group`, `title`, `note`, and `rollouts`, each a `rollout_entry`."""
+
+
+def problem_cases(evidence: Evidence, problems: Sequence[Problem], models: Path) -> list[Case]:
+    """What `choose` picks by the last model that is asked for nothing, decoded by all that are `compared`.
+
+    Evaluations keep no threads, so they are decoded again. They come out the same, as a rollout depends on
+    its request and its model alone; where a processor rounds otherwise and one does not, it says so.
+    """
+    params = evidence.params
+    shown = compared(params)
+    if not shown:
+        return []
+    keys = [Key(model, stage, point.temperature, point.condition, point.join)
+            for stage, model, point in shown]  # fmt: skip
+    basis = next((key for key in reversed(keys) if key.condition is None), keys[-1])
+    chosen = choose(evidence.cells[basis])
+    picked = [problem for problem in problems if problem.id in chosen]
+    rollouts: dict[str, list[dict[str, Any]]] = {problem.id: [] for problem in picked}
+    for key, (stage, model, point) in zip(keys, shown, strict=True):
+        checkpoint, kind = models / stage / model, condition_kind(params, model, stage)
+        language, cell = load_language(checkpoint), evidence.cells[key]
+        orchestrator = orchestrate(params, language, open_engine(params, language, checkpoint))
+        requests = [make_request(params, language, problem, point, kind) for problem in picked]
+        for problem, rollout in zip(picked, orchestrator.run(requests), strict=True):
+            now = ledger(rollout) | {"strict": verdict(language, problem, rollout)["strict"]}
+            row = cell.problems.index(problem.id), point.sample
+            same = all(cell.columns[name][row] == value for name, value in now.items())
+            note = "" if same else "decoded anew, and not as in the evaluation: other rounding"
+            rollouts[problem.id].append(rollout_entry(language, problem, rollout, str(key), note))
+    return [
+        _case("test problems", problem, f"by {basis}", rollouts[problem.id], chosen[problem.id])
+        for problem in sorted(picked, key=lambda problem: list(chosen).index(problem.id))
+    ]  # fmt: skip
+
+
+def training_cases(params: Params, problems: Sequence[Problem], models: Path) -> list[Case]:
+    """What each policy did with the same validation problems while it was trained; nothing of one whose
+    training kept none."""
+    found, by_id = [], {problem.id: problem for problem in problems}
+    for policy in sorted(params.rl.policies):
+        path = models / "rl" / policy / "rollouts.parquet"
+        if not path.is_file():
+            continue
+        language = load_language(path.parent)
+        steps: dict[str, dict[int, list[dict[str, Any]]]] = {}
+        for row in read_rows(path, SNAPSHOT_SCHEMA):
+            steps.setdefault(row["problem_id"], {}).setdefault(row["step"], []).append(row)
+        for name, rows in steps.items():
+            decoded = {step: rollouts_of(rows[step])[0] for step in rows}
+            shown = [rollout_entry(language, by_id[name], rollout, f"{policy} after step {step}")
+                     for step, rollout in decoded.items()]  # fmt: skip
+            found.append(_case(f"training of rl/{policy}", by_id[name], "greedy", shown))
+    return found
+
+
+def _case(
+    group: str, problem: Problem, note: str, rollouts: list[dict[str, Any]], kinds: Sequence[str] = ()
+) -> Case:
+    title = ": ".join((", ".join(kinds), f"{' '.join(map(str, problem.numbers))} → {problem.target}"))
+    return {"group": group, "title": title.removeprefix(": "), "note": f"{problem.id}, {note}",
+            "rollouts": rollouts}  # fmt: skip
+
+
+def rollout_entry(
+    language: Language, problem: Problem, rollout: Rollout, name: str, note: str = ""
+) -> dict[str, Any]:
+    """A rollout as JSON: verdict, token counts, and its threads with their parts.
+
+    A part is: the step at which it begins, its sampled tokens, the text it reads, the text it samples, and
+    the threads that it spawns.
+    """
+    threads, judged, usage = parts_of(rollout), verdict(language, problem, rollout), rollout.usage
+    when, decode, entries = timeline(threads), language.vocabulary.decode, []
+    for thread, parts, starts in zip(rollout.threads, threads, when.starts, strict=True):
+        at, pieces = 0, []
+        for part, start in zip(parts, starts, strict=True):
+            middle, end = at + part.read, at + part.read + part.sampled
+            texts = decode(thread.ids[at:middle]), decode(thread.ids[middle:end])
+            pieces.append([start, part.sampled, *texts, part.spawned])
+            at = end
+        returned = language.syntax.returned(thread.ids)
+        if thread.parent < 0 or thread.status != Status.DONE or isinstance(returned, Malformed):
+            returned = language.syntax.nothing
+        entries.append({
+            "parent": thread.parent, "depth": thread.depth, "status": str(thread.status),
+            "reason": thread.reason, "end": when.ends[thread.index], "parts": pieces,
+            "critical": thread.index in when.critical, "returned": decode(returned),
+        })  # fmt: skip
+    return {"name": name, "note": note, "solved": judged["strict"], "answer": judged["answer"],
+            "reason": judged["reason"], "total": usage.total, "sequential": usage.sequential,
+            "children": usage.children, "threads": entries}  # fmt: skip

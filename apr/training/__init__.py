@@ -1,0 +1,1 @@
+"""Training on thread trees: supervised (`sft`), then by reinforcement (`rl`)."""

@@ -1,0 +1,171 @@
+"""Reinforcement learning of whole rollouts: GRPO, end to end (paper: Figures 5 and 7).
+
+    reference <- policy <- the SFT checkpoint
+    for step in 1..steps:
+        draw `prompts` training problems                                        rollouts.draw_problems
+        decode `group` rollouts of each with the policy, parents and children   rollouts.Sampler.sample
+        r = 1 where the strict verifier accepts the root's answer, else 0       rollouts.solved
+        A = (r - mean of its group) / (standard deviation of its group + 1e-4)  trl.GRPOTrainer
+        repeat `inner_updates` times:                                           trainer.PackedGRPOTrainer
+            ratio = policy / policy that sampled, for each sampled token of each thread
+            KL    = reference / policy - log(reference / policy) - 1            (never negative)
+            loss  = mean over rollouts of the mean over their sampled tokens of
+                    - min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) + kl KL
+            `optimizer` step on its gradient, cut to norm `max_grad_norm`
+
+A rollout is one packed row (`apr.training.rl.packing`): its tokens share one advantage and one mean, whatever
+thread they are in; injected tokens have no loss, the stop tokens that were sampled do.
+
+Where this is not the paper's GRPO, or the paper is silent and its code decides otherwise:
+- A token's weight is 1 / sampled tokens of its rollout, in the policy term and in the KL term alike; the
+  reference code divides the policy term by the number of threads, and not the KL term.
+- Stop tokens are trained; the reference code never does.
+- A parent is one sequence that goes on after its spawn; the reference code trains its prefix once more
+  after each join.
+- The sampler's log-probabilities are the old policy's, never recomputed.
+- Weights, optimiser and rollouts are float32 (on a GPU their products are TF32); the learning rate is
+  constant; no weight decay.
+- Plain gradient descent (`rl.optimizer`) instead of AdamW: with some thousand rollouts in all, AdamW moves
+  every weight by the learning rate, mostly at random, and unlearns arithmetic faster than it learns to spawn.
+- Rollouts of a group whose rewards are all equal have no advantage. They count in the mean over rollouts,
+  but are not scored, so they do not feel the KL term either; most of an update's time is saved by it.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoTokenizer, PrinterCallback
+from transformers.utils import logging
+from trl import GRPOConfig
+
+from apr.core.errors import ParamsError
+from apr.core.files import atomic_path, open_work, remove, write_json
+from apr.core.params import Params
+from apr.core.process import sharded, share
+from apr.core.progress import Meter
+from apr.countdown.problem import read_problems
+from apr.engine.checkpoint import load_model, merge_adapters, resolve_device, save_checkpoint
+from apr.engine.sharding import before_sharding, gather
+from apr.language.tokenizer import load_language
+from apr.training.rl.log import StepLog, read_log, summary
+from apr.training.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
+from apr.training.rl.servers import ServedPolicy, check_servers, trainer_options
+from apr.training.rl.snapshots import Snapshots
+from apr.training.rl.trainer import PackedGRPOTrainer
+
+
+def train_rl(
+    params: Params, policy: str, problems: Path, validation: Path, checkpoint: Path, out: Path
+) -> None:
+    """Trains `policy` from the SFT `checkpoint` and writes the directory `out`.
+
+    `problems` and `validation` are Parquet files of problems: those to train on, and those of which greedy
+    rollouts are kept at some steps. `out` holds weights, tokenizer, `log.jsonl` (a line per step, see
+    `apr.training.rl.log`), `rollouts.parquet` (see `apr.training.rl.snapshots`) and `metrics.json`. Until it is
+    written, `<out>.work` holds the trainer's state every `checkpoint_steps` steps, and a run with equal parameters and
+    inputs goes on from there. Raises `ParamsError`, `DataError` or `CheckpointError` on bad input, and
+    `AprError` if a loss or a gradient is not finite; a fault while sampling or in the reward ends the run.
+    With `rl.servers` the rollouts of a step are decoded there; snapshots are decoded here.
+    Under `accelerate launch` the processes share the rollouts and the rows of every step.
+    """
+    check_params(params, policy)
+    rank, processes = share()
+    torch.set_num_threads(params.engine.torch_threads)
+    if resolve_device(params.engine.device).type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, in decoding as in scoring
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    language = load_language(checkpoint)
+    drawn = draw_problems(params, policy, read_problems(problems))
+    work = out.with_name(f"{out.name}.work")
+    served = ServedPolicy(params, language, checkpoint, work / "served") if params.rl.servers else None
+    sampler, steps = Sampler(params, policy, language, drawn, served), steps_of(params, policy)
+    config = trainer_config(params, policy, work)
+    with config.main_process_first(local=False):
+        resume_from = open_work(work, run_identity(params, policy, [problems, validation], checkpoint))
+    shown = read_problems(validation)
+    snapshots = Snapshots(work / "snapshots", sampler, shown, params.rl.inner_updates, steps)
+    with Meter(f"rl {policy}", steps, "step") as meter:
+        log = StepLog(work / "log.jsonl" if rank == 0 else Path(os.devnull), sampler, meter, params.rl)
+        trainer = PackedGRPOTrainer(
+            model=load_model(checkpoint, params.engine.device, attention="packed").float(),
+            reward_funcs=given_reward,  # type: ignore[arg-type]
+            rollout_func=sampler.sample,
+            args=config,
+            train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),
+            processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
+            peft_config=lora_config(params),
+            callbacks=[snapshots, log],
+        )
+        trainer.remove_callback(PrinterCallback)
+        sampler.bare = before_sharding(trainer)
+        trainer.train(resume_from_checkpoint=resume_from)
+    model = gather(trainer.accelerator.unwrap_model(trainer.model), sampler.bare, first_only=True)
+    if rank > 0:
+        return
+    with atomic_path(out) as partial:
+        model = merge_adapters(model, partial / "adapter")
+        save_checkpoint(model, checkpoint, partial)
+        shutil.copyfile(work / "log.jsonl", partial / "log.jsonl")
+        snapshots.write(partial / "rollouts.parquet")
+        metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts)
+        write_json(partial / "metrics.json", metrics | {"processes": processes})
+    remove(work)
+
+
+def check_params(params: Params, policy: str) -> None:
+    """Raises `ParamsError` if `policy` is unknown or a step's rollouts do not split into micro-batches."""
+    if policy not in params.rl.policies:
+        raise ParamsError(f"rl.policies: {policy!r} is not allowed; allowed: {sorted(params.rl.policies)}")
+    check_servers(params.rl.servers)
+    rows, processes = params.rl.prompts * params.rl.group, share()[1]
+    if rows % (params.rl.rows_per_device * processes):
+        raise ParamsError(f"rl.rows_per_device: {params.rl.rows_per_device} is not allowed; allowed: a "
+                          f"divisor of rl.prompts * rl.group / processes = {rows} / {processes}")
+
+
+def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
+    """One generation batch of prompts x group rows is one optimizer step, repeated `inner_updates` times."""
+    rl = params.rl
+    return GRPOConfig(
+        output_dir=str(work),
+        max_steps=steps_of(params, policy) * rl.inner_updates,
+        per_device_train_batch_size=rl.rows_per_device,
+        gradient_accumulation_steps=rl.prompts * rl.group // (rl.rows_per_device * share()[1]),
+        num_generations=rl.group, num_iterations=rl.inner_updates, temperature=rl.temperature,
+        max_completion_length=params.engine.max_tokens,
+        loss_type="grpo", epsilon=rl.clip, beta=rl.policies[policy].kl, use_bias_correction_kl=False,
+        optim={"sgd": "sgd", "adamw": "adamw_torch_fused"}[rl.optimizer],
+        learning_rate=rl.learning_rate, lr_scheduler_type="constant", weight_decay=0.0,
+        max_grad_norm=rl.max_grad_norm, seed=params.seed, shuffle_dataset=False,
+        bf16=False, activation_checkpointing=False, **trainer_options(params),
+        use_cpu=resolve_device(params.engine.device).type == "cpu",
+        save_steps=rl.checkpoint_steps * rl.inner_updates, save_total_limit=1,
+        logging_steps=1, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+
+
+def lora_config(params: Params) -> LoraConfig | None:
+    """Adapters on every linear layer but the output layer."""
+    lora = params.rl.lora
+    if lora is None:
+        return None
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def run_identity(params: Params, policy: str, problems: list[Path], checkpoint: Path) -> dict[str, object]:
+    """Everything that a run depends on: its parameters, and hashes of its inputs."""
+    settings = params.model_dump(mode="json", include={"seed", "grammar", "engine", "rl"})
+    settings["rl"]["policies"] = {policy: settings["rl"]["policies"][policy]}
+    if settings["rl"]["servers"]:
+        del settings["rl"]["servers"]["endpoints"]  # a run goes on with servers elsewhere
+    inputs = [*problems, *sorted(Path(checkpoint).glob("model*.safetensors"))]
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
+    identity: dict[str, object] = {"params": settings, "inputs": hashes}
+    return identity | {"sharded": True} if sharded() else identity  # whose states are others

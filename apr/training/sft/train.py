@@ -1,0 +1,138 @@
+"""Supervised training: traces -> a checkpoint (section 3.2).
+
+Deviations from the paper: threads are packed into rows (no thread sees another), rare decisive tokens may
+weigh more (`sft.token_weights`), and only a share of the unsuccessful children is seen (`sft.child_share`).
+"""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import logging
+from trl import SFTConfig
+
+from apr.core.errors import ParamsError
+from apr.core.files import atomic_path, open_work, remove, write_json, write_text
+from apr.core.params import Params
+from apr.core.process import sharded, share
+from apr.core.recipe import hash_tree
+from apr.core.seeds import derive_seed
+from apr.engine.checkpoint import merge_adapters, resolve_device, save_checkpoint
+from apr.engine.flops import bfloat16_peak, sizes_of
+from apr.engine.sharding import before_sharding, gather
+from apr.language.tokenizer import load_language
+from apr.training.sft.base import starting_model
+from apr.training.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
+from apr.training.sft.trainer import PackedSFTTrainer, ShowProgress
+
+
+def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: Path) -> None:
+    """Trains `method`'s model on `traces` and writes the checkpoint directory `out`.
+
+    `out` holds weights, tokenizer, `log.jsonl` and `metrics.json`; on a GPU of `apr.engine.flops` both have
+    `peak_share`: the share of its bfloat16 FLOP/s that the model takes, Muon left out. State is saved every
+    `sft.checkpoint_steps` in `<out>.work`; a run that finds it there continues from the last state, provided
+    that parameters and data are the same. Under `accelerate launch` the processes share the rows of every
+    step; their number changes the result by rounding alone. Raises `DataError`,
+    `CheckpointError` or `ParamsError` on bad input and `AprError` if the loss is not finite.
+    """
+    sft, started, (rank, processes) = params.sft, time.perf_counter(), share()
+    torch.set_num_threads(params.engine.torch_threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    vocabulary = load_language(tokenizer).vocabulary
+    seed = derive_seed(params.seed, "sft", method)
+    threads = read_threads(
+        Path(traces), child_share=sft.child_share, seed=params.seed, vocabulary_size=vocabulary.size,
+        longest=min(params.grammar.window, sft.row_tokens),
+    )
+    lengths = np.diff(threads.starts)
+    rows = pack_rows(lengths.tolist(), sft.row_tokens, sft.tokens[method], seed)
+    rows = rows[: max(1, len(rows) // sft.rows_per_step) * sft.rows_per_step]
+    if sft.rows_per_step % processes:
+        raise ParamsError(f"sft.rows_per_step: {sft.rows_per_step} is not allowed; allowed: a multiple of "
+                          f"{processes}, the number of processes")
+    model, lora = starting_model(params, method, vocabulary)
+    sizes, device = sizes_of(model), resolve_device(params.engine.device)
+    work = out.with_name(out.name + ".work")
+    trainer = PackedSFTTrainer(
+        model=model,
+        args=_config(params, work, steps=-(-len(rows) // sft.rows_per_step), seed=seed),
+        train_dataset=Dataset.from_dict({"threads": rows}),
+        data_collator=RowCollator(threads, label_weights(vocabulary, sft.token_weights)),
+        processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer),
+        peft_config=lora,
+        row_tokens=[int(lengths[row].sum()) for row in rows],
+        row_flops=[3 * sizes.forward(lengths[row].sum(), (lengths[row] ** 2).sum()) for row in rows],
+        peak=None if lora else bfloat16_peak(device),  # adapters: few weights have gradients
+        matrix_learning_rate=sft.matrix_learning_rate if sft.optimizer == "muon" else None,
+        callbacks=[ShowProgress(f"sft {method}")],
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    with trainer.accelerator.main_process_first():
+        resume_from = open_work(work, _fingerprint(params, method, threads, rows))
+    bare = before_sharding(trainer)
+    trainer.train(resume_from_checkpoint=resume_from)
+    model = gather(trainer.accelerator.unwrap_model(trainer.model), bare, first_only=True)
+    metrics = {
+        "threads": len(lengths),
+        "epochs": sum(map(len, rows)) / len(lengths),
+        "seconds": time.perf_counter() - started,
+        "processes": processes,
+    }
+    if rank == 0:
+        _write(trainer, model, Path(tokenizer), out, metrics)
+        remove(work)
+
+
+def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
+    sft, device = params.sft, resolve_device(params.engine.device)
+    return SFTConfig(
+        output_dir=str(work), max_steps=steps, seed=seed % 2**32,
+        per_device_train_batch_size=1, gradient_accumulation_steps=sft.rows_per_step // share()[1],
+        learning_rate=sft.learning_rate, lr_scheduler_type=sft.schedule,
+        warmup_steps=round(sft.warmup_share * steps), weight_decay=sft.weight_decay, max_grad_norm=1.0,
+        bf16=sft.precision == "bfloat16", use_cpu=device.type == "cpu", activation_checkpointing=False,
+        train_sampling_strategy="sequential",  # pack_rows has shuffled
+        packing=False, max_length=None, dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda",
+        save_steps=sft.checkpoint_steps, save_total_limit=2,
+        logging_steps=max(1, steps // 200), logging_nan_inf_filter=False,
+        average_tokens_across_devices=False, report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+
+
+def _fingerprint(params: Params, method: str, threads: Threads, rows: list[list[int]]) -> str:
+    """Changes with everything that the weights depend on."""
+    settings = {**vars(params.sft), "tokens": method, "model": params.model, "seed": params.seed}
+    if sharded():  # whose states are others
+        settings["sharded"] = True
+    base = hash_tree(Path(params.sft.base), Path(params.sft.base)) if params.sft.base else {}
+    digest = hashlib.blake2b(repr([sorted(settings.items()), base, rows]).encode(), digest_size=16)
+    for array in threads:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _write(
+    trainer: PackedSFTTrainer, model: Any, tokenizer: Path, out: Path, metrics: dict[str, float]
+) -> None:
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    metrics |= {"steps": trainer.state.global_step, "tokens": log[-1]["tokens"], "loss": log[-1]["loss"]}
+    if shares := [entry["peak_share"] for entry in log if "peak_share" in entry]:
+        metrics["peak_share"] = median(shares)
+    with atomic_path(out) as partial:
+        model = merge_adapters(model, partial / "adapter")
+        metrics |= {"parameters": model.num_parameters()}
+        save_checkpoint(model, tokenizer, partial)
+        write_text(partial / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
+        write_json(partial / "metrics.json", metrics)

@@ -1,0 +1,206 @@
+"""Evaluation of a real (untrained) checkpoint, and the verdicts on rollouts written by hand."""
+
+import threading
+
+import pytest
+
+from apr.core.errors import CheckpointError, DataError, ParamsError
+from apr.core.files import read_json, read_rows, write_rows
+from apr.countdown import PROBLEM_SCHEMA, Operation, Problem, read_problems
+from apr.engine.checkpoint import load_model
+from apr.engine.serve import EngineServer
+from apr.engine.slots import SlotEngine
+from apr.evaluation.judge import EVAL_SCHEMA, expression, ledger, verdict
+from apr.evaluation.latency import measure_latency
+from apr.evaluation.points import Point, condition_kind, jobs, points
+from apr.evaluation.results import Key, percentiles, read_cells
+from apr.evaluation.sweep import evaluate
+from apr.language import build_language
+from apr.language.tokenizer import load_language
+from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
+
+
+def test_points_are_the_union_of_the_sweeps_and_greedy_decoding_has_one_sample(params):
+    assert points(params, "apr", "sft") == [
+        Point(None, 0.0, 0), Point(None, 1.0, 0), Point(None, 1.0, 1), Point(None, 1.0, 2),
+        Point(2, 0.0, 0), Point(2, 1.0, 0),
+    ]  # fmt: skip
+    assert points(params, "apr_max", "rl") == [Point(3, 0.0, 0)]
+    assert jobs(params) == [("rl", "apr_max"), ("sft", "apr"), ("sft", "sos_plus")]
+    kinds = [condition_kind(params, model, stage) for stage, model in jobs(params)]
+    assert kinds == ["children", "children", "tokens"]
+    with pytest.raises(ParamsError, match=r"eval.sweeps: rl/apr is not allowed; allowed: rl/apr_max, sft/ap"):
+        points(params, "apr", "rl")
+
+
+def test_expressions_agree_where_the_answers_do():
+    first = [Operation(12, "+", 9, 21), Operation(5, "-", 3, 2), Operation(21, "*", 2, 42)]
+    other = [Operation(5, "-", 3, 2), Operation(9, "+", 12, 21), Operation(2, "*", 21, 42)]
+    assert expression(first) == expression(other) == "((12 + 9) * (5 - 3))"
+    assert expression([Operation(3, "-", 1, 2), Operation(2, "-", 2, 0)]) == "((3 - 1) - 2)"
+
+
+def make_rollout(language, *texts, statuses=None):
+    """A root and its children, spawned at once after the root's prompt; every other token is sampled."""
+    threads = []
+    for index, (prompt, text) in enumerate(texts):
+        ids = language.vocabulary.encode(f"{prompt} {text}".strip())
+        start = len(language.vocabulary.encode(prompt))
+        threads.append(Thread(index, -1 if index == 0 else 0, int(index > 0), start, ids,
+                              [place >= start for place in range(len(ids))], [0.0] * len(ids), Status.DONE))
+    for thread, (status, reason) in zip(threads, statuses or [], strict=False):
+        thread.status, thread.reason = status, reason
+    if len(threads) > 1:
+        threads[0].spawns.append(Spawn(threads[0].prompt_length + 4, list(range(1, len(threads)))))
+    return Rollout("x", threads)
+
+
+PROMPT = "<root> 17 :0 2 3 4 5 go"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "strict", "lenient", "reason"),
+    [
+        ("answer 4 * 3 = 12 , 12 + 5 = 17 end", "4 * 3 = 12, 12 + 5 = 17", False, True, "numbers left over"),
+        ("answer 5 - 2 = 3 , 4 * 3 = 12 , 12 + 3 = 15 end", "5 - 2 = 3, 4 * 3 = 12, 12 + 3 = 15", False,
+         False, "last result is 15, not 17"),
+        ("answer 5 - 2 = 3 , 4 * 3 = 12 , 12 + 5 = 17 end", "5 - 2 = 3, 4 * 3 = 12, 12 + 5 = 17", False, True,
+         "operation 3: operand already used"),
+        ("answer 5 * 4 = 20 , 20 - 3 = 17 , 17 - 2 = 15 end", "5 * 4 = 20, 20 - 3 = 17, 17 - 2 = 15", False,
+         False, "last result is 15, not 17"),
+        ("answer 3 + 2 = 5 , 5 * 4 = 20 , 20 - 3 = 17 end", "3 + 2 = 5, 5 * 4 = 20, 20 - 3 = 17", False, True,
+         "operation 3: operand already used"),
+        ("answer none end", "none", False, False, "declares no solution"),
+    ],
+)  # fmt: skip
+def test_verdicts_on_answers(params, text, answer, strict, lenient, reason):
+    language = build_language(params.grammar, params.problems)
+    problem = Problem("p", (2, 3, 4, 5), 17)
+    row = verdict(language, problem, make_rollout(language, (PROMPT, text)))
+    assert row["status"] == "done"
+    assert (row["answer"], row["strict"], row["lenient"], row["reason"]) == (answer, strict, lenient, reason)
+
+
+def test_a_right_answer_is_right(params):
+    language = build_language(params.grammar, params.problems)
+    text = "answer 5 - 2 = 3 , 4 * 3 = 12 , 12 + 3 = 15 end"
+    row = verdict(language, Problem("p", (2, 3, 4, 5), 15), make_rollout(language, (PROMPT, text)))
+    assert row == {"status": "done", "answer": "5 - 2 = 3, 4 * 3 = 12, 12 + 3 = 15", "strict": True,
+                   "lenient": True, "reason": "solved", "expression": "(((5 - 2) * 4) + 3)"}  # fmt: skip
+
+
+def test_failures_of_the_model_are_rows(params):
+    language = build_language(params.grammar, params.problems)
+    problem = Problem("p", (2, 3, 4, 5), 17)
+    malformed = verdict(language, problem, make_rollout(language, (PROMPT, "answer 2 + + end")))
+    assert (malformed["status"], malformed["answer"], malformed["strict"]) == ("malformed", None, False)
+    cut = make_rollout(language, (PROMPT, ":1 5 + 4"), statuses=[(Status.TRUNCATED, "window full")])
+    assert verdict(language, problem, cut) == {
+        "status": "truncated", "answer": None, "expression": None, "strict": False, "lenient": False,
+        "reason": "window full",
+    }  # fmt: skip
+
+
+def test_ledger(params):
+    language = build_language(params.grammar, params.problems)
+    rollout = make_rollout(
+        language, (PROMPT, "answer none end"), ("<child> 17 go", ":1 5 + 4"),
+        ("<child> 17 go", "join none end"), ("<child> 17 go", ""),
+        statuses=[(Status.DONE, ""), (Status.TRUNCATED, ""), (Status.MALFORMED, ""), (Status.CANCELLED, "")],
+    )  # fmt: skip
+    assert ledger(rollout) == {
+        "prompt": 8 + 3 * 3, "sampled": 3 + 4 + 3, "injected": 0, "total": 10, "sequential": 3 + 4,
+        "longest": 11, "children": 3, "depth": 1, "malformed_threads": 1, "truncated_threads": 2,
+        "threads": 4,
+    }  # fmt: skip
+
+
+def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, tiny_params, world, tmp_path):
+    evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
+    rows = read_rows(tmp_path / "a.parquet", EVAL_SCHEMA)
+    problems = read_problems(world[0])[:4]
+    columns = ("problem_id", "condition_amount", "temperature", "sample", "join")
+    ids = [tuple(row[name] for name in columns) for row in rows]
+    assert ids == [(problem.id, *point) for problem in problems for point in points(params, "apr", "sft")]
+    kinds = {(row["condition_kind"], row["condition_amount"]) for row in rows}
+    assert kinds == {(None, None), ("children", 2)}
+    assert all(row["sampled"] == row["total"] >= row["sequential"] > 0 for row in rows)
+    assert all(row["longest"] <= 64 and row["threads"] == row["children"] + 1 for row in rows)
+
+    evaluate(tiny_params(engine={"slots": 3, "max_tokens": 80, "device": "cpu"}), "apr", "sft", *world,
+             tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    cells = read_cells([tmp_path / "a.parquet"])
+    assert {key: cell.samples for key, cell in cells.items()} == {
+        Key("apr", "sft", 0.0): 1, Key("apr", "sft", 1.0): 3, Key("apr", "sft", 0.0, 2): 1,
+        Key("apr", "sft", 1.0, 2): 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["vllm", "sglang"])
+def test_a_server_gives_the_same_greedy_rows(params, tiny_params, world, tmp_path, backend):
+    evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
+    language = load_language(world[1])
+    stop_ids = language.syntax.stop_ids
+    engine = SlotEngine(load_model(world[1], "cpu"), stop_ids, 4, params.grammar.window)
+    with EngineServer(engine, stop_ids, language.vocabulary.size, "apr") as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = params.engine.model_dump() | {"backend": backend, "endpoints": [server.url]}
+        served = tiny_params(engine=settings)
+        evaluate(served, "apr", "sft", *world, tmp_path / "b.parquet")
+        measure_latency(served, "apr", "sft", *world, tmp_path / "c.json")
+        server.shutdown()
+    greedy = [[row for row in read_rows(tmp_path / name, EVAL_SCHEMA) if row["temperature"] == 0]
+              for name in ("a.parquet", "b.parquet")]  # fmt: skip
+    assert greedy[0] == greedy[1]
+    timed = read_json(tmp_path / "c.json")
+    first = timed["conditions"][0]["problems"][0]
+    assert timed["costs"] is None and timed["conditions"][0]["modelled"] == {}
+    assert first["seconds"] > first["decode_seconds"] > 0 == first["prefill_seconds"]
+
+
+def test_a_gap_in_an_evaluation_is_an_error(params, world, tmp_path):
+    evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
+    rows = read_rows(tmp_path / "a.parquet", EVAL_SCHEMA)
+    write_rows(tmp_path / "b.parquet", rows[:2] + rows[3:], EVAL_SCHEMA)
+    with pytest.raises(DataError, match=r"b.parquet: sft/apr T=1: rows are missing or double \(11 rows"):
+        read_cells([tmp_path / "b.parquet"])
+
+
+def test_bad_input(params, tiny_params, world, tmp_path):
+    problems, checkpoint = world
+    with pytest.raises(CheckpointError):
+        evaluate(params, "apr", "sft", problems, tmp_path, tmp_path / "a.parquet")
+    few = tmp_path / "few.parquet"
+    write_rows(few, read_rows(problems, PROBLEM_SCHEMA)[:3], PROBLEM_SCHEMA)
+    with pytest.raises(DataError, match=r"few.parquet: holds 3 problems, eval asks for 4"):
+        evaluate(params, "apr", "sft", few, checkpoint, tmp_path / "a.parquet")
+    narrow = tiny_params(grammar={"number_tokens": 20, "window": 16})
+    wide = read_rows(problems, PROBLEM_SCHEMA)
+    wide[0] |= {"numbers": [1, 1, 99999, 99999], "target": 199998}  # by digits
+    write_rows(few, wide, PROBLEM_SCHEMA)
+    with pytest.raises(ParamsError, match=r"grammar.window: 16 is not allowed; allowed: more than the 20 to"):
+        evaluate(narrow, "apr", "sft", few, checkpoint, tmp_path / "a.parquet")
+    assert not (tmp_path / "a.parquet").exists()
+
+
+def test_latency_of_each_greedy_condition(params, world, tmp_path):
+    measure_latency(params, "apr", "sft", *world, tmp_path / "l.json")
+    timed = read_json(tmp_path / "l.json")
+    assert [timed[name] for name in ("model", "stage", "device", "torch_threads")] == ["apr", "sft", "cpu", 1]
+    assert [entry["condition"] for entry in timed["conditions"]] == [None, 2]
+    for entry in timed["conditions"]:
+        assert [row["problem_id"] for row in entry["problems"]] == ["test-0000000", "test-0000001"]
+        for row in entry["problems"]:
+            assert 0 < row["prefill_seconds"] + row["decode_seconds"] <= row["seconds"]
+            assert row["total"] >= row["sequential"] > 0
+        assert list(entry["modelled"]) == ["1", "2", "4", "8", "16"]
+        assert entry["modelled"]["1"] >= entry["modelled"]["16"] > 0
+    assert set(timed["costs"]) == {"decode", "context", "prefill"}
+
+
+def test_percentiles_interpolate():
+    rows = [{"prefill_seconds": 0.0, "decode_seconds": 2.0 * i, "seconds": float(i)} for i in range(1, 5)]
+    found = percentiles(rows)
+    assert found["p50"] == {"prefill_seconds": 0.0, "decode_seconds": 5.0, "seconds": 2.5}
+    assert found["p95"] == pytest.approx({"prefill_seconds": 0.0, "decode_seconds": 7.7, "seconds": 3.85})

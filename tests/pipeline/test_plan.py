@@ -1,0 +1,136 @@
+"""What is planned before anything is made: jobs, their parameters, one-line errors."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from apr.core.errors import ParamsError
+from apr.pipeline.plan import Plan, declared_stages, load_scale, nodes, select
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_select_narrows_mappings():
+    values = {"a": {"x": 1, "y": {"p": 2, "q": 3}}, "b": 4, "c": 5}
+    assert select(values, ["a.y", "b"], {"a.y": {"q"}}) == {"a": {"y": {"q": 3}}, "b": 4}
+    assert select(values, ["a"], {"a.y": set()}) == {"a": {"x": 1, "y": {}}}
+
+
+def test_stages_of_dvc_and_snakemake_are_the_same():
+    stages = {node.stage for node in nodes(load_scale("default", ROOT)).values()}
+    assert stages == set(declared_stages(ROOT))
+
+
+def test_every_declared_dependency_exists():
+    values = YAML(typ="safe").load(ROOT / "params.yaml")  # DVC does not know our defaults
+    for name, stage in declared_stages(ROOT).items():
+        assert select(values, stage.params, {}), name
+        for path in stage.code:
+            assert (ROOT / path).exists(), f"{name}: {path}"
+
+
+def test_jobs_declare_their_own_entries_only():
+    plan = Plan("default", ROOT)
+    assert list(plan.jobs["sft/apr"].recipe["params"]["sft"]["tokens"]) == ["apr"]
+    assert list(plan.jobs["rl/apr_max"].recipe["params"]["rl"]["policies"]) == ["apr_max"]
+    evaluation = plan.jobs["evaluate/sft/sos"].recipe["params"]
+    assert evaluation["rl"]["policies"] == {}
+    assert list(evaluation["eval"]["sweeps"]) == ["temperature_serial"]
+
+
+def test_scales_do_not_share_an_output(bare):
+    default, smoke = Plan("default", bare.path), Plan("smoke", bare.path)
+    assert not {job.seal for job in default.jobs.values()} & {job.seal for job in smoke.jobs.values()}
+    assert all(f"{bare.path}/scales/smoke/" in job.seal for job in smoke.jobs.values())
+
+
+def test_everything_is_planned_in_a_fresh_clone(bare):
+    assert bare.planned_jobs("--config", "scale=smoke") == set(Plan("smoke", bare.path).jobs)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("rl.steps", 0, "rl.steps: 0 is not allowed; Input should be greater than or equal to 1"),
+        ("rl.policies.apr.method", "aprr", "rl.policies.apr.method: 'aprr' is not allowed; allowed: one of"),
+        ("eval.problems", 10**6, "eval.problems: 1000000 is not allowed; allowed: at most problems.test"),
+    ],
+)
+def test_bad_parameters_end_in_one_line_before_any_work(bare, key, value, message):
+    before = bare.set(key, value)
+    try:
+        for command in (("snakemake", "-n"), ("python", "-m", "apr", "params"), ("dvc", "repro", "problems")):
+            lines = [line for line in bare.run(*command, fails=True).splitlines() if "apr: error" in line]
+            assert lines and lines[0].startswith(f"apr: error: params.yaml: {message}")
+            assert not (bare.path / "data").exists()
+    finally:
+        bare.set(key, before)
+
+
+def test_unknown_scale_and_config_key(bare):
+    output = bare.run("snakemake", "-n", "--config", "scale=large", fails=True)
+    scales = "default, gpu, paper, seed1, seed2, smoke"
+    assert f"apr: error: scale: 'large' is not allowed; allowed: {scales}" in output
+    output = bare.run("snakemake", "-n", "--config", "scael=smoke", fails=True)
+    assert "apr: error: --config scael: unknown key; allowed: scale" in output
+
+
+@pytest.mark.parametrize("verb", ["problems", "sft", "evaluate", "figures", "claims", "status"])
+def test_every_verb_explains_itself(bare, verb):
+    assert f"usage: apr {verb}" in bare.run("python", "-m", "apr", verb, "--help")
+
+
+def test_the_contents_of_a_pretrained_model_are_in_recipes(bare):
+    """Its weights make the models stale; its tokenizer, traces and teachers too."""
+    base = bare.path / "pretrained" / "tiny"
+    base.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (base / name).write_text(name)
+
+    def recipes():
+        return {name: job.recipe for name, job in Plan("default", bare.path).jobs.items()}
+
+    def changed_by(name):
+        before = recipes()
+        (base / name).write_text("other")
+        after = recipes()
+        return {job.split("/")[0] for job in after if after[job] != before[job]}
+
+    scratch = recipes()
+    assert not any("base" in recipe for recipe in scratch.values())
+    bare.set("sft.base", "pretrained/tiny")
+    try:
+        readers = {name.split("/")[0] for name, recipe in recipes().items() if "base" in recipe}
+        assert readers == {"tokenizer", "sft"}
+        below = {"sft", "rl", "evaluate", "latency", "figures", "claims", "checks", "report"}
+        assert changed_by("model.safetensors") == below
+        assert changed_by("tokenizer.json") == below | {"tokenizer", "traces", "teacher"}
+        assert Plan("default", bare.path).jobs["sft/apr"].recipe["base"].keys() == {
+            "config.json", "tokenizer.json", "model.safetensors",
+        }  # fmt: skip
+    finally:
+        bare.set("sft.base", None)
+        shutil.rmtree(base)
+    assert recipes() == scratch
+
+
+@pytest.mark.parametrize("base", ["pretrained/absent", "elsewhere", "/elsewhere"])
+def test_a_pretrained_model_is_a_directory_where_dvc_sees_it(bare, base):
+    (bare.path / "elsewhere").mkdir(exist_ok=True)
+    (bare.path / "elsewhere" / "config.json").write_text("{}")
+    bare.set("sft.base", base)
+    try:
+        message = f"sft.base: '{base}' is not allowed; allowed: null, or a model's directory in pretrained/"
+        with pytest.raises(ParamsError, match=message):
+            Plan("default", bare.path)
+    finally:
+        bare.set("sft.base", None)
+        shutil.rmtree(bare.path / "elsewhere")
+
+
+def test_data_errors_end_in_one_line(bare, tmp_path: Path):
+    output = bare.run("python", "-m", "apr", "traces", "--method", "sos", "--problems", "absent.parquet",
+                      "--tokenizer", "absent", "--out", str(tmp_path / "traces.parquet"), fails=True)
+    assert output.splitlines()[-1] == "apr: error: absent.parquet: no such file"

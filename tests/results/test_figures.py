@@ -1,0 +1,218 @@
+"""Every figure from files in the real schema; the numbers in the CSVs by hand."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from apr.core.errors import DataError
+from apr.core.files import read_json
+from apr.core.params import Params, load_params
+from apr.evaluation.points import jobs
+from apr.evaluation.results import Cell, Key
+from apr.results.figures import make_figures
+from apr.results.figures.evidence import Evidence, read_evidence
+from apr.results.figures.make import FIGURES, write_figure
+
+BY_NAME = {module.__name__.rsplit(".", 1)[-1]: module for module in FIGURES}
+IDS = list(BY_NAME)
+
+
+def cell(strict, **columns):
+    """A cell of (problems, samples); every other column is 1, and all answers of a problem agree."""
+    strict = np.array(strict, bool)
+    counts = ("total", "sequential", "longest", "children", "threads")
+    base = dict.fromkeys(counts, np.ones(strict.shape, int))
+    base |= {"lenient": strict, "votes": np.zeros(strict.shape, int)}
+    arrays = {name: np.array(values) for name, values in columns.items()}
+    return Cell(tuple(map(str, range(len(strict)))), base | arrays | {"strict": strict})
+
+
+def evidence(params, cells, latencies=None):
+    return Evidence(params, cells, latencies or {})
+
+
+def values(rows, *names):
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def made(params, artefacts, tmp_path_factory):
+    out = tmp_path_factory.mktemp("results")
+    data = {name: artefacts / name for name in ("latency", "models")}
+    make_figures(params, artefacts / "eval", data["latency"], data["models"], out / "figures", out / "m.json")
+    return out
+
+
+def test_all_figures_are_written_thrice(made):
+    names = {path.name for path in (made / "figures").iterdir()}
+    assert names == {f"{name}.{ending}" for name in IDS for ending in ("svg", "png", "csv")}
+
+
+def test_figures_are_the_same_bytes_again(params, artefacts, made, tmp_path):
+    found = read_evidence(params, artefacts / "eval", artefacts / "latency")
+    for module in (FIGURES[0], FIGURES[4], FIGURES[6]):
+        write_figure(module, found, tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (made / "figures" / path.name).read_bytes(), path.name
+    assert b"<dc:date>" not in (tmp_path / "fig4a.svg").read_bytes()
+
+
+def test_the_default_sweeps_cover_every_figure(params, artefacts, made):
+    """Fig 8 alone does without some children at low temperatures."""
+    with (made / "figures" / "fig4a.csv").open() as file:
+        series = [(row["series"], row["amount"]) for row in csv.DictReader(file)]
+    assert series[:11] == [("APR, children asked for", str(n)) for n in range(11)]
+    assert series[11:] == [(f"SoS+ {kind}@n", str(n)) for kind in ("cons", "pass") for n in range(1, 9)]
+    lengths = {"table1": 8, "table2": 12, "table3": 16, "table4": 16, "fig5": 24, "fig7": 12, "fig4b": 96}
+    for name, lines in lengths.items():
+        assert len((made / "figures" / f"{name}.csv").read_text().splitlines()) == lines + 1, name
+    svg = {name: (made / "figures" / f"{name}.svg").read_text() for name in IDS}
+    assert {name for name, text in svg.items() if "Not measured" in text} == {"fig8"}
+
+
+def test_fig4a_by_hand(params):
+    votes = [[0, 1, 1], [-1, -1, 2]]
+    samples = cell([[1, 0, 0], [0, 0, 1]], total=[[10, 20, 30], [40, 40, 40]], votes=votes)
+    found = evidence(params, {
+        Key("apr", "sft", 1.0, 0): cell([[1], [0]], total=[[100], [200]]),
+        Key("sos_plus", "sft", 1.0): samples,
+    })  # fmt: skip
+    rows = FIGURES[0].rows(found)
+    assert values(rows, "series", "amount", "tokens", "accuracy") == [
+        ("APR, children asked for", 0, 150, 0.5),
+        ("SoS+ cons@n", 1, 30, pytest.approx(1 / 3)),
+        ("SoS+ cons@n", 2, 60, pytest.approx((2 / 3 + 2 / 3) / 2)),
+        ("SoS+ cons@n", 3, 90, 0.5),
+        ("SoS+ pass@n", 1, 30, pytest.approx(1 / 3)),
+        ("SoS+ pass@n", 2, 60, pytest.approx(2 / 3)),
+        ("SoS+ pass@n", 3, 90, 1.0),
+    ]
+    assert found.lacks() == "sft/apr T=1: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10; sft/sos_plus T=1 samples 4 to 8"
+
+
+def test_fig4b_counts_what_fits(params):
+    found = evidence(params, {Key("apr", "sft", 0.0, 3): cell([[1], [1], [0]], longest=[[64], [200], [10]])})
+    rows = FIGURES[1].rows(found)
+    assert values(rows, "window", "accuracy")[::4] == [(16, 0), (80, 1 / 3), (144, 1 / 3), (208, 2 / 3)]
+    assert rows[3]["accuracy"] == 1 / 3 and rows[3]["window"] == 64
+    assert "sft/apr T=0: 6, 10" in found.lacks() and "sft/sos_plus conditioned on tokens T=0" in found.lacks()
+
+
+def test_fig5_by_hand(params):
+    before = cell([[0], [1]], total=[[100], [300]], threads=[[1], [3]], children=[[0], [2]])
+    after = cell([[1], [1]], total=[[300], [400]], threads=[[3], [4]], children=[[2], [3]])
+    rows = FIGURES[2].rows(evidence(params, {Key("apr", "sft", 0.0): before, Key("apr", "rl", 0.0): after}))
+    assert values(rows, "quantity", "stage", "value") == [
+        ("accuracy", "sft", 0.5), ("accuracy", "rl", 1.0), ("accuracy", "change", 0.5),
+        ("total tokens", "sft", 200), ("total tokens", "rl", 350), ("total tokens", "change", 150),
+        ("tokens per sequence", "sft", 100), ("tokens per sequence", "rl", 100),
+        ("tokens per sequence", "change", 0),
+        ("children", "sft", 1), ("children", "rl", 2.5), ("children", "change", 1.5),
+    ]  # fmt: skip
+    assert values(rows, "value_low", "value_high")[-1] == (1, 2)
+
+
+def test_fig6_joins_accuracy_with_latency(params):
+    timed = {"conditions": [{"condition": 3, "join": join, "problems": [{"seconds": n}, {"seconds": 1.5}],
+                             "p50": {"seconds": 1.0}, "p95": {"seconds": 1.45}}
+                            for join, n in (("all", 0.5), ("any", 0.1))]}  # fmt: skip
+    cells = {Key("apr", "sft", 0.0): cell([[1]]), Key("apr", "sft", 0.0, 3): cell([[0]], sequential=[[70]]),
+             Key("apr", "sft", 0.0, 3, "any"): cell([[1]], sequential=[[50]])}  # fmt: skip
+    found = evidence(params, cells, {("sft", "apr"): timed})
+    rows = FIGURES[3].rows(found)
+    assert values(rows, "condition", "accuracy", "sequential", "latency", "latency_p95") == [
+        (None, 1, 1, None, None), (3, 0, 70, 1.0, 1.45), (3, 1, 50, 0.8, 1.45),
+    ]  # fmt: skip
+    assert "latency of sft/apr" in found.lacks()
+    labels = [axes.get_xlabel() for axes in FIGURES[3].draw(rows, []).axes]
+    assert labels == ["sequential tokens per problem", "seconds per problem"]
+
+
+def test_joins_pairs_the_kinds_by_what_was_asked(params):
+    found = evidence(params, {
+        Key("apr", "sft", 0.0, 4): cell([[1], [1]], total=[[100], [300]], sequential=[[50], [70]]),
+        Key("apr", "sft", 0.0, 4, "any"): cell([[1], [0]], total=[[90], [270]], sequential=[[40], [50]]),
+        Key("apr", "sft", 0.0, 5, "any"): cell([[1], [0]]),
+    })  # fmt: skip
+    rows = BY_NAME["joins"].rows(found)
+    assert values(rows, "join", "condition", "total", "sequential", "accuracy") == [
+        ("all", 4, 200, 60, 1.0), ("any", 4, 180, 45, 0.5)
+    ]  # fmt: skip
+    changes = values(rows, "total_change", "sequential_change", "accuracy_change")
+    assert changes == [(0, 0, 0), (-20, -15, -0.5)]
+
+
+def test_devices_set_the_model_beside_what_was_measured(params):
+    entry = {"condition": 3, "join": "any", "problems": [{"seconds": 0.5}, {"seconds": 1.5}],
+             "p50": {"seconds": 1.0}, "p95": {"seconds": 1.45}, "modelled": {"1": 1.1, "2": 0.6}}  # fmt: skip
+    found = evidence(params, {Key("apr", "sft", 0.0, 3, "any"): cell([[1], [0]])},
+                     {("sft", "apr"): {"conditions": [entry]}})  # fmt: skip
+    rows = BY_NAME["devices"].rows(found)
+    assert values(rows, "condition", "devices", "accuracy", "latency", "modelled", "error") == [
+        (3, 1, 0.5, 1.0, 1.1, pytest.approx(0.1)), (3, 2, 0.5, 1.0, 0.6, None),
+    ]  # fmt: skip
+    assert "modelled latency of sft/sos_plus condition None join all" in found.lacks()
+
+
+def test_fig7_holds_apr_at_ten_children(params):
+    found = evidence(params, {Key("apr", "sft", 0.0, 10): cell([[0], [1]], total=[[5], [7]]),
+                              Key("apr_max", "rl", 0.0, 10): cell([[1], [1]], total=[[8], [8]])})  # fmt: skip
+    rows = FIGURES[4].rows(found)
+    assert values(rows, "run", "stage", "accuracy", "tokens", "gain") == [
+        ("APR held", "sft", 0.5, 6, None), ("APR held", "rl", 1.0, 8, 0.5),
+    ]  # fmt: skip
+    assert found.lacks() == "; ".join(
+        f"{stage}/{model} T={temperature}: {conditions}"
+        for temperature, held in ((0, ""), (1, ", 10"))
+        for model, stage, conditions in (
+            ("sos_plus", "sft", "unconditioned"), ("sos_plus", "rl", "unconditioned"),
+            ("apr", "sft", "unconditioned" + held), ("apr", "rl", "unconditioned"),
+            *([("apr_max", "rl", "10")] if held else []),
+        )
+    )  # fmt: skip
+
+
+def test_table3_by_hand(params):
+    found = evidence(params, {Key("apr", "rl", 0.5): cell([[1, 0], [1, 1]], lenient=[[1, 1], [1, 1]])})
+    rows = FIGURES[8].rows(found)
+    names = ("label", "temperature", "accuracy", "lenient", "paper", "samples")
+    assert values(rows, *names) == [("APR + RL", 0.5, 0.75, 1.0, 0.813, 2)]
+
+
+@pytest.mark.parametrize("module", FIGURES, ids=IDS)
+def test_a_figure_without_any_point_says_what_to_sweep(params, tmp_path, module):
+    with pytest.raises(DataError, match=r"^eval.sweeps: \w+ has no point at all; missing: .*T="):
+        write_figure(module, evidence(params, {}), tmp_path)
+
+
+def test_few_points_and_no_success_still_make_every_figure(write, tmp_path):
+    """The smallest scale: six problems, nothing solved, fewer points."""
+    params: Params = load_params("params.yaml", "presets/smoke.yaml")
+    for stage, model in jobs(params):
+        write(params, tmp_path, stage, model, lambda problem, point: {"strict": False, "expression": None})
+        path = tmp_path / "models" / stage / model
+        path.mkdir(parents=True)
+        (path / "metrics.json").write_text('{"loss": 1.5, "reward": 0}')
+    make_figures(params, tmp_path / "eval", tmp_path / "latency", tmp_path / "models", tmp_path / "figures",
+                 tmp_path / "metrics.json")  # fmt: skip
+    assert len(list((tmp_path / "figures").iterdir())) == 3 * len(FIGURES)
+    assert read_json(tmp_path / "metrics.json")["sft_apr_accuracy_greedy"] == 0
+
+
+def test_metrics_are_flat_and_paired(params, made):
+    metrics = read_json(made / "m.json")
+    assert metrics["sft_apr_train_loss"] == 0.25 and metrics["rl_apr_train_reward"] == 0.5
+    gain = metrics["rl_minus_sft_apr_accuracy_greedy"]
+    assert gain == pytest.approx(metrics["rl_apr_accuracy_greedy"] - metrics["sft_apr_accuracy_greedy"])
+    low, high = (metrics[f"rl_minus_sft_apr_accuracy_greedy_{side}"] for side in ("low", "high"))
+    assert low < gain < high
+    assert "sft_sos_plus_children_greedy" not in metrics and metrics["sft_apr_children_greedy"] > 0
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_a_missing_evaluation_is_named(params, artefacts, tmp_path):
+    with pytest.raises(DataError, match=r"rl/apr.parquet: no such file"):
+        make_figures(params, tmp_path, artefacts / "latency", artefacts / "models", tmp_path / "f",
+                     tmp_path / "m.json")  # fmt: skip
+    assert not (tmp_path / "f").exists()

@@ -1,0 +1,121 @@
+"""A tiny model that half knows how to add two numbers, sometimes by spawning, and problems for it."""
+
+from threading import Lock, Thread
+
+import pytest
+import torch
+
+from apr.core.errors import CheckpointError
+from apr.core.files import write_rows
+from apr.core.params import parse_params
+from apr.countdown.problem import PROBLEM_SCHEMA
+from apr.engine.checkpoint import load_model, new_model, save_checkpoint
+from apr.engine.serve import EngineServer
+from apr.engine.slots import SlotEngine
+from apr.language.language import build_language
+from apr.language.tokenizer import make_tokenizer
+
+PAIRS = [(1, 2), (1, 3), (2, 3), (1, 4)]
+TEXTS = [
+    "<root> {t} :0 {a} {b} go | answer {b} + {a} = {t} end",
+    "<root> {t} :0 {a} {b} go | answer none end",
+    "<root> {t} :0 {a} {b} go | spawn #2 {t} :1 {b} + {a} = {t} #1 {t} :1 {b} - {a} = {d} run "
+    "| joined {b} + {a} = {t} joined none resume | answer {b} + {a} = {t} end",
+    "<child> {t} :1 {b} + {a} = {t} go | join {b} + {a} = {t} end",
+    "<child> {t} :1 {b} - {a} = {d} go | join none end",
+]
+"""Injected parts and sampled parts in turn."""
+
+
+@pytest.fixture(scope="session")
+def params():
+    sweep = {"models": ["apr"], "temperatures": [1.0]}
+    method = {"solver": "apr", "beam": [1, 2]}
+    return parse_params({
+        "problems": {"numbers": 2, "train": 4, "validation": 1, "test": 1},
+        "grammar": {"number_tokens": 20, "window": 64},
+        "traces": {"problems": 4, "methods": {"apr": method}},
+        "model": {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 2, "ffn": 64},
+        "sft": {"tokens": {"apr": 1}},
+        "rl": {
+            "policies": {"apr": {"method": "apr", "kl": 0.05}}, "steps": 2, "prompts": 4, "group": 4,
+            "rows_per_device": 4, "learning_rate": 1e-3, "checkpoint_steps": 1,
+        },
+        "engine": {"slots": 8, "device": "cpu"},
+        "eval": {"problems": 1, "latency_problems": 1, "sweeps": {"one": sweep}},
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def language(params):
+    return build_language(params.grammar, params.problems)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(params, language, tmp_path_factory):
+    """Trained for a second by plain cross entropy on what a model would sample."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("rl")
+    make_tokenizer(params, root / "tokenizer")
+    vocabulary = language.vocabulary
+    model = new_model(params.model, vocabulary.size, vocabulary.pad, params.grammar.window, 0)
+    rows = []
+    for a, b in PAIRS:
+        for text in TEXTS:
+            parts = [vocabulary.encode(part) for part in
+                     text.format(a=a, b=b, t=a + b, d=b - a).split("|")]  # fmt: skip
+            ids = [token for part in parts for token in part]
+            labels = [t if i % 2 else -100 for i, part in enumerate(parts) for t in part]
+            rows.append((ids, labels))
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
+    labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+    save_checkpoint(model, root / "tokenizer", root / "sft")
+    return root / "sft"
+
+
+@pytest.fixture(scope="session")
+def problems(tmp_path_factory):
+    path = tmp_path_factory.mktemp("problems") / "train.parquet"
+    rows = [
+        {"problem_id": f"train-{i}", "numbers": pair, "target": sum(pair)} for i, pair in enumerate(PAIRS)
+    ]
+    write_rows(path, rows, PROBLEM_SCHEMA)
+    return path
+
+
+@pytest.fixture(scope="session")
+def validation(tmp_path_factory):
+    path = tmp_path_factory.mktemp("problems") / "validation.parquet"
+    write_rows(path, [{"problem_id": "validation-0", "numbers": [2, 5], "target": 7}], PROBLEM_SCHEMA)
+    return path
+
+
+@pytest.fixture(scope="session")
+def serve(checkpoint, language, params):
+    """Starts a server of the checkpoint."""
+    servers, loading = [], Lock()
+
+    def open_engine(directory):
+        if not (directory / "config.json").is_file():
+            raise CheckpointError(f"{directory}: no such checkpoint directory")
+        with loading:  # transformers does not load two models at once
+            model = load_model(directory, "cpu")
+        return SlotEngine(model, language.syntax.stop_ids, 8, params.grammar.window)
+
+    def start():
+        server = EngineServer(open_engine(checkpoint), language.syntax.stop_ids, language.vocabulary.size,
+                              "tiny", load=open_engine)  # fmt: skip
+        servers.append(server)
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,107 @@
+"""RL whose rollouts are decoded by real servers: by the weights of the step, or not at all."""
+
+import json
+
+import httpx
+import pytest
+import torch
+
+from apr.core.errors import ParamsError, ServerError
+from apr.core.params import Lora, RolloutServers
+from apr.engine.checkpoint import load_model
+from apr.engine.interface import Sampling
+from apr.engine.remote import RemoteDecoder
+from apr.engine.wires import load_weights, wire_of
+from apr.training.rl.rollouts import Sampler
+from apr.training.rl.train import run_identity, train_rl, trainer_config
+
+
+def served_by(params, *urls, backend="sglang", **changes):
+    servers = RolloutServers(backend=backend, endpoints=list(urls))
+    return params.model_copy(update={"rl": params.rl.model_copy(update={"servers": servers} | changes)})
+
+
+def plain_logprobs(model, row):
+    """Of the sampled tokens of a packed row, thread by thread, by a forward pass without a cache."""
+    ids, found, start = [*row["prompt_ids"], *row["completion_ids"]], [], 0
+    for length in row["thread_lengths"]:
+        thread = torch.tensor([ids[start : start + length]])
+        with torch.no_grad():
+            scores = model(thread, position_ids=torch.arange(length)[None]).logits.log_softmax(-1)
+        found += [0.0, *scores[0, :-1].gather(1, thread[0, 1:, None])[:, 0].tolist()]
+        start += length
+    return found[len(row["prompt_ids"]) :]
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)], ids=["full", "lora"])
+def test_every_step_is_decoded_by_its_own_weights(
+    lora, serve, params, problems, validation, checkpoint, tmp_path, monkeypatch
+):
+    one, two = serve(), serve()
+    changed = served_by(params, one.url, two.url, lora=lora, learning_rate=0.5, max_grad_norm=0.5)
+    sample, before = Sampler.sample, load_model(checkpoint, "cpu")
+    gaps = []
+
+    def checked(self, prompts, trainer):
+        found = sample(self, prompts, trainer)
+        trainer.model.eval()
+        for index in range(len(prompts)):
+            row = {name: values[index] for name, values in found.items()}
+            sampled = torch.tensor(row["env_mask"]).bool()
+            now, then = (
+                torch.tensor(plain_logprobs(model, row))[sampled] for model in (trainer.model, before)
+            )
+            said = torch.tensor(row["logprobs"])[sampled]
+            gaps.append((trainer.state.global_step, (said - now).abs().max(), (said - then).abs().max()))
+        trainer.model.train()
+        return found
+
+    monkeypatch.setattr(Sampler, "sample", checked)
+    train_rl(changed, "apr", problems, validation, checkpoint, tmp_path / "rl")
+    assert {step for step, _, _ in gaps} == {0, params.rl.inner_updates}
+    assert max(now for _, now, _ in gaps) < 1e-4
+    assert max(then for step, _, then in gaps if step) > 1e-2, "the weights have moved"
+    assert one.version == two.version != "default"
+    lines = [json.loads(line) for line in (tmp_path / "rl/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rl"]
+
+
+def test_answers_by_other_weights_are_a_fault(serve, language):
+    server, size = serve(), language.vocabulary.size
+
+    def decode(version):
+        wire = wire_of("sglang", "", version)
+        with RemoteDecoder([server.url], wire, language.syntax.stop_ids, size, 2, retries=0) as decoder:
+            decoder.open(0, [1, 2], Sampling(0.0, 0), 3)
+            return decoder.step()
+
+    assert len(decode("default")) == 1
+    with pytest.raises(ServerError, match="no server is left .*decoded by weights default instead of next"):
+        decode("next")
+
+
+def test_a_server_keeps_its_weights_if_it_cannot_load_others(serve, checkpoint, tmp_path):
+    server = serve()
+    with pytest.raises(ServerError, match="did not load weights .*no such checkpoint directory"):
+        load_weights([server.url], tmp_path / "nothing", "next", 5.0)
+    with pytest.raises(ServerError, match="ConnectError"):
+        load_weights(["http://127.0.0.1:9"], checkpoint, "next", 1.0)
+    assert server.version == "default"
+    load_weights([server.url, server.url], checkpoint, "next", 5.0)
+    body = {"input_ids": [1, 2], "sampling_params": {"max_new_tokens": 1}}
+    assert httpx.post(server.url + "/generate", json=body).json()["meta_info"]["weight_version"] == "next"
+
+
+def test_vllm_is_sent_weights_by_trl(params, problems, checkpoint, tmp_path, monkeypatch):
+    changed = served_by(params, "http://host:8000", backend="vllm")
+    config = trainer_config(changed, "apr", tmp_path)
+    assert config.use_vllm and config.vllm_mode == "server"
+    assert config.vllm_server_base_url == "http://host:8000" and config.vllm_group_port == 51216
+    assert not config.vllm_importance_sampling_correction
+    with pytest.raises(ParamsError, match="rl.servers.backend: 'vllm' is not allowed"):
+        train_rl(changed, "apr", problems, problems, checkpoint, tmp_path / "rl")
+    elsewhere = served_by(params, "http://other:8000", backend="vllm")
+    assert run_identity(changed, "apr", [problems], checkpoint) == run_identity(
+        elsewhere, "apr", [problems], checkpoint
+    )

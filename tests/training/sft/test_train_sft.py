@@ -1,0 +1,217 @@
+"""Training end to end on real traces: determinism, resuming, adapters, errors."""
+
+import json
+import shutil
+from statistics import median
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from apr.core.errors import AprError, CheckpointError, DataError, ParamsError
+from apr.core.seeds import derive_seed
+from apr.engine.checkpoint import load_model, new_model
+from apr.language.tokenizer import load_language
+from apr.training.sft.data import RowCollator, label_weights, pack_rows, read_threads
+from apr.training.sft.train import train_sft
+from apr.training.sft.trainer import PackedSFTTrainer
+
+
+@pytest.fixture(scope="module")
+def train(data, make_params):
+    def run(out, **sections):
+        train_sft(make_params(**sections), "apr", data / "traces.parquet", data / "tokenizer", out)
+        return out
+
+    return run
+
+
+def weights(directory) -> bytes:
+    return (directory / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def trained(train, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("trained") / "sft")
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of the program sees it."""
+
+
+def kill_at(monkeypatch, step):
+    """The run dies in the middle of this optimizer step."""
+    loss = PackedSFTTrainer.compute_loss
+
+    def dying(self, *args, **kwargs):
+        if self.state.global_step == step:
+            raise Killed
+        return loss(self, *args, **kwargs)
+
+    monkeypatch.setattr(PackedSFTTrainer, "compute_loss", dying)
+
+
+def test_artefact_is_a_plain_checkpoint_that_has_learnt(trained):
+    log = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert [entry["step"] for entry in log] == list(range(1, metrics["steps"] + 1))
+    assert log[-1]["loss"] < log[0]["loss"] - 0.5 and metrics["tokens"] == log[-1]["tokens"]
+    assert {"loss", "learning_rate", "tokens", "tokens_per_second", "grad_norm"} <= log[0].keys()
+    model, language = load_model(trained, "cpu"), load_language(trained)
+    assert model.num_parameters() == metrics["parameters"]
+    assert model.config.vocab_size == language.vocabulary.size
+    assert not list(trained.parent.glob("*.work"))
+
+
+def test_same_seed_same_bytes(train, trained, tmp_path):
+    assert weights(train(tmp_path / "sft")) == weights(trained)
+    assert weights(train(tmp_path / "other", seed=1)) != weights(trained)
+
+
+def test_other_thread_counts_give_the_same_curve_up_to_rounding(train, trained, tmp_path):
+    """What holds where bytes do not: another number of torch threads, another machine, a GPU."""
+    other = train(tmp_path / "sft", engine={"torch_threads": 2})
+    curves = [[json.loads(line)["loss"] for line in (run / "log.jsonl").open()] for run in (trained, other)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_killed_and_resumed_is_the_same_run(train, trained, tmp_path, step):
+    """Step 1 comes before the first state is saved, step 5 in the middle of the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            train(tmp_path / "sft")
+    assert not (tmp_path / "sft").exists()
+    states = sorted(path.name for path in (tmp_path / "sft.work").glob("checkpoint-*"))
+    assert states == {1: [], 5: ["checkpoint-2", "checkpoint-4"]}[step]
+    assert weights(train(tmp_path / "sft")) == weights(trained)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "sft" / "log.jsonl").open()]
+    assert losses == [json.loads(line)["loss"] for line in (trained / "log.jsonl").open()]
+    assert not (tmp_path / "sft.work").exists()
+
+
+def test_adamw_resumes_too(train, tmp_path):
+    adamw = {"sft": {"optimizer": "adamw"}}
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 5)
+        with pytest.raises(Killed):
+            train(tmp_path / "sft", **adamw)
+    assert (tmp_path / "sft.work" / "checkpoint-4").is_dir()
+    assert weights(train(tmp_path / "sft", **adamw)) == weights(train(tmp_path / "whole", **adamw))
+
+
+def test_state_of_other_parameters_is_not_resumed(train, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 5)
+        with pytest.raises(Killed):
+            train(tmp_path / "sft")
+    changed = {"sft": {"learning_rate": 2e-2}}
+    fresh = train(tmp_path / "fresh", **changed)
+    assert weights(train(tmp_path / "sft", **changed)) == weights(fresh)
+
+
+def test_loss_of_a_step_is_the_weighted_mean_of_its_labels(data, make_params, trained):
+    params = make_params()
+    vocabulary = load_language(data / "tokenizer").vocabulary
+    threads = read_threads(
+        data / "traces.parquet", child_share=0.4, seed=0, longest=192, vocabulary_size=vocabulary.size
+    )
+    seed = derive_seed(0, "sft", "apr")
+    rows = pack_rows(threads.starts[1:] - threads.starts[:-1], 200, 2400, seed)
+    model = new_model(params.model, vocabulary.size, vocabulary.pad, 192, seed)
+    collate = RowCollator(threads, label_weights(vocabulary, {"!": 4.0}))
+    total = norm = 0.0
+    for row in rows[:2]:
+        for index in row:
+            batch = collate([{"threads": [index]}])
+            ids, logs = batch["input_ids"][0], model(batch["input_ids"]).logits[0].log_softmax(-1)
+            for position in range(len(ids) - 1):
+                if threads.loss[threads.starts[index] + position + 1]:
+                    label = int(ids[position + 1])
+                    weight = 4.0 if label == vocabulary.ids["!"] else 1.0
+                    total -= weight * logs[position, label].item()
+                    norm += weight
+    first = json.loads((trained / "log.jsonl").read_text().splitlines()[0])["loss"]
+    assert first == pytest.approx(total / norm, rel=1e-5)
+
+
+def test_adapters_leave_a_plain_checkpoint(train, trained, tmp_path):
+    before = load_model(trained, "cpu").state_dict()
+    out = train(tmp_path / "sft", sft={"base": str(trained), "lora": {"rank": 4, "alpha": 8}})
+    after = load_model(out, "cpu").state_dict()
+    assert after.keys() == before.keys()
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in after if "_proj" in name}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
+    with pytest.raises(AprError, match="the loss is .* at step"):
+        train(tmp_path / "sft", sft={"optimizer": "adamw", "learning_rate": 1e38})
+    assert not (tmp_path / "sft").exists()
+
+
+def test_bfloat16_is_autocast_over_float32_weights(train, tmp_path, monkeypatch):
+    seen = set()
+    loss = PackedSFTTrainer.compute_loss
+
+    def watched(self, model, *args, **kwargs):
+        layer = self.accelerator.unwrap_model(model).model.layers[0].mlp.down_proj
+        hook = layer.register_forward_hook(lambda layer, _, out: seen.add((layer.weight.dtype, out.dtype)))
+        try:
+            return loss(self, model, *args, **kwargs)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(PackedSFTTrainer, "compute_loss", watched)
+    out = train(tmp_path / "sft", sft={"precision": "bfloat16", "tokens": {"apr": 800}})
+    assert seen == {(torch.float32, torch.bfloat16)}
+    assert load_model(out, "cpu").dtype == torch.float32
+
+
+def test_adamw_is_fused(train, tmp_path, monkeypatch):
+    optimizers = []
+    create = PackedSFTTrainer.create_optimizer
+    monkeypatch.setattr(
+        PackedSFTTrainer, "create_optimizer", lambda *args: optimizers.append(create(*args)) or optimizers[-1]
+    )
+    train(tmp_path / "sft", sft={"optimizer": "adamw", "tokens": {"apr": 400}})
+    assert [group["fused"] for group in optimizers[0].param_groups] == [True, True]
+
+
+def test_share_of_the_peak(train, data, make_params, trained, tmp_path, monkeypatch):
+    """Of a device of 1 GFLOP/s, by PyTorch's own count for as many tokens in a single thread."""
+    assert "peak_share" not in (trained / "metrics.json").read_text()
+    monkeypatch.setattr("apr.training.sft.train.bfloat16_peak", lambda device: 1e9)
+    out = train(tmp_path / "sft")
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    tokens = [0, *(entry["tokens"] for entry in log)]
+    model = load_model(out, "cpu", "eager")
+    for before, entry in zip(tokens, log, strict=False):
+        count = entry["tokens"] - before
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, count, dtype=torch.int64), use_cache=False).logits.sum().backward()
+        seconds = count / entry["tokens_per_second"]
+        whole = counter.get_total_flops()
+        # A row of several threads has less attention than one of a single thread.
+        attention = 3 * 4 * 2 * 32 * count**2
+        assert (whole - attention) / seconds / 1e9 < entry["peak_share"] * 1.02
+        assert entry["peak_share"] < 1.02 * (whole - attention / 2) / seconds / 1e9
+    shares = sorted(entry["peak_share"] for entry in log)
+    assert json.loads((out / "metrics.json").read_text())["peak_share"] == pytest.approx(median(shares))
+
+
+def test_bad_input(train, data, make_params, trained, tmp_path):
+    with pytest.raises(DataError, match=r"tokens, .* at most 16$"):
+        train(tmp_path / "sft", grammar={"window": 16})
+    with pytest.raises(CheckpointError, match="no such checkpoint directory"):
+        train(tmp_path / "sft", sft={"base": str(tmp_path / "missing")})
+    with pytest.raises(ParamsError, match="sft.lora: allowed only with sft.base"):
+        train(tmp_path / "sft", sft={"lora": {}})
+    broken = shutil.copytree(trained, tmp_path / "broken")
+    (broken / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="tokenizer.json is missing"):
+        train(tmp_path / "sft", sft={"base": str(broken)})
+    with pytest.raises(CheckpointError, match="no tokenizer here"):
+        train_sft(make_params(), "apr", data / "traces.parquet", tmp_path, tmp_path / "sft")
+    assert not (tmp_path / "sft").exists()
