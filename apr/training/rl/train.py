@@ -66,10 +66,11 @@ def train_rl(
 
     `problems` and `validation` are Parquet files of problems: those to train on, and those of which greedy
     rollouts are kept at some steps. `out` holds weights, tokenizer, `log.jsonl` (a line per step, see
-    `apr.training.rl.log`), `rollouts.parquet` (see `apr.training.rl.snapshots`) and `metrics.json`. Until it is
-    written, `<out>.work` holds the trainer's state every `checkpoint_steps` steps, and a run with equal parameters and
-    inputs goes on from there. Raises `ParamsError`, `DataError` or `CheckpointError` on bad input, and
-    `AprError` if a loss or a gradient is not finite; a fault while sampling or in the reward ends the run.
+    `apr.training.rl.log`), `rollouts.parquet` (see `apr.training.rl.snapshots`) and `metrics.json`. Until
+    it is written, `<out>.work` holds the trainer's state every `checkpoint_steps` steps, and a run with
+    equal parameters and inputs goes on from there. Raises `ParamsError`, `DataError` or `CheckpointError`
+    on bad input, and `AprError` if a loss or a gradient is not finite; a fault while sampling or in the
+    reward ends the run.
     With `rl.servers` the rollouts of a step are decoded there; snapshots are decoded here.
     Under `accelerate launch` the processes share the rollouts and the rows of every step.
     """
