@@ -97,7 +97,7 @@ def teacher(params: Params, args: Args) -> None:
 
 def claims(params: Params, args: Args) -> None:
     """Measure what the paper claims; with --readme, fail where that file claims more."""
-    from apr.results.figures.claims_table import make_claims
+    from apr.results.claims import make_claims
 
     make_claims(params, evaluations=args.evaluations, latencies=args.latencies, teachers=args.teachers,
                 out=args.out, readme=args.readme, update_readme=args.update_readme,
@@ -106,14 +106,14 @@ def claims(params: Params, args: Args) -> None:
 
 def checks(params: Params, args: Args) -> None:
     """Check that the files of a run add up: ids, splits, verdicts, tokens, and the figures' numbers."""
-    from apr.results.figures.checks import check_results
+    from apr.results.checks import check_results
 
     check_results(params, root=args.root, out=args.out)
 
 
 def report(params: Params, args: Args) -> None:
     """Put claims, threads, figures, training curves and token counts of a run into one HTML file."""
-    from apr.results.figures.page import make_report
+    from apr.results.report import make_report
 
     make_report(params, root=args.root, out=args.out)
 

@@ -14,7 +14,7 @@ from apr.core.errors import DataError
 from apr.core.files import read_json, write_json
 from apr.core.recipe import hash_tree
 from apr.pipeline.plan import load_scale
-from apr.results.figures.checks import check_results
+from apr.results.checks import check_results
 
 EVALUATION = "data/eval/sft/apr.parquet"
 TEACHER = "data/teacher/sos_plus.parquet"

@@ -11,9 +11,9 @@ from apr.core.files import write_rows
 from apr.evaluation.judge import EVAL_SCHEMA
 from apr.evaluation.points import Point, teachers
 from apr.evaluation.results import Key
-from apr.results.figures.claims import CLAIMS
-from apr.results.figures.claims_table import END, START, check_readme, claim_row, make_claims
-from apr.results.figures.evidence import pool
+from apr.results.claims.claims import CLAIMS
+from apr.results.claims.table import END, START, check_readme, claim_row, make_claims
+from apr.results.evidence import pool
 
 BY_ID = {claim.id: claim for claim in CLAIMS}
 

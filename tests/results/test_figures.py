@@ -10,8 +10,8 @@ from apr.core.files import read_json
 from apr.core.params import Params, load_params
 from apr.evaluation.points import jobs
 from apr.evaluation.results import Cell, Key
+from apr.results.evidence import Evidence, read_evidence
 from apr.results.figures import make_figures
-from apr.results.figures.evidence import Evidence, read_evidence
 from apr.results.figures.make import FIGURES, write_figure
 
 BY_NAME = {module.__name__.rsplit(".", 1)[-1]: module for module in FIGURES}

@@ -10,11 +10,11 @@ from apr.core.files import read_json
 from apr.countdown import Problem, read_problems
 from apr.language.language import build_language
 from apr.pipeline.plan import load_scale
-from apr.results.figures.claims import CLAIMS
-from apr.results.figures.evidence import read_evidence
+from apr.results.claims.claims import CLAIMS
+from apr.results.evidence import read_evidence
 from apr.results.figures.make import FIGURES, name_of
-from apr.results.figures.page import TEMPLATE, embedded, fill, make_report, picture, table
-from apr.results.figures.trees import problem_cases, rollout_entry
+from apr.results.report.page import TEMPLATE, embedded, fill, make_report, picture, table
+from apr.results.report.trees import problem_cases, rollout_entry
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
 from tests.chromium import CHROMIUM, open_browser
 

@@ -12,7 +12,7 @@ from apr.evaluation.latency_model import Part, parts_of
 from apr.evaluation.points import Point
 from apr.evaluation.results import Cell, Key
 from apr.language.language import build_language
-from apr.results.figures.trees import choose, compared, rollout_entry, timeline
+from apr.results.report.trees import choose, compared, rollout_entry, timeline
 from apr.rollouts.records import THREAD_SCHEMA, rollouts_of, rows_of
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
 

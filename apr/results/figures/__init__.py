@@ -1,4 +1,4 @@
-"""The paper's figures, tables and claims from evaluation files. May import `core` to `eval`."""
+"""The paper's figures and tables from evaluation files, a module for each figure."""
 
 from apr.results.figures.make import make_figures
 

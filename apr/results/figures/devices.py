@@ -5,8 +5,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
+from apr.results.evidence import Evidence, Row, accuracy
 from apr.results.figures import style
-from apr.results.figures.evidence import Evidence, Row, accuracy
 
 CAPTION = ("Seconds per problem, batch size 1, greedy, after SFT: the threads of the timed problems replayed "
            "through measured costs of decoding steps, a child on the device with the fewest threads. "

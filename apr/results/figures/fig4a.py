@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
 from apr.evaluation.statistics import cons_at, pass_at
-from apr.results.figures import paper, style
-from apr.results.figures.evidence import Evidence, Row, accuracy, mean
+from apr.results import paper
+from apr.results.evidence import Evidence, Row, accuracy, mean
+from apr.results.figures import style
 
 CAPTION = ("Accuracy against mean total tokens per problem after SFT, T = 1. APR is asked for 0 to 10 "
            "children; SoS+ decodes n samples (cons@n: majority vote, pass@n: any is right; both over all "

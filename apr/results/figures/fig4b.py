@@ -4,8 +4,8 @@ from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
 from apr.evaluation.statistics import solved_within
+from apr.results.evidence import Evidence, Row
 from apr.results.figures import style
-from apr.results.figures.evidence import Evidence, Row
 
 CAPTION = ("Cumulative accuracy after SFT, greedy: a solved problem counts only where its longest thread "
            "fits the window. "

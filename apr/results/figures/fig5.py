@@ -3,8 +3,9 @@
 from matplotlib.figure import Figure
 
 from apr.evaluation.results import Cell, Key
-from apr.results.figures import paper, style
-from apr.results.figures.evidence import Evidence, Row, accuracy, mean
+from apr.results import paper
+from apr.results.evidence import Evidence, Row, accuracy, mean
+from apr.results.figures import style
 
 CAPTION = ("APR before (pale) and after RL, unconditioned: greedy, and at T = 1 as RL samples it. Below the "
            "bars: the change, paired by problem.")

@@ -5,8 +5,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
-from apr.results.figures import paper, style
-from apr.results.figures.evidence import Evidence, Row, accuracy, mean
+from apr.results import paper
+from apr.results.evidence import Evidence, Row, accuracy, mean
+from apr.results.figures import style
 
 CAPTION = ("Greedy accuracy against sequential tokens (the longest chain of dependent decoding) and against "
            "latency (batch size 1, mean over the problems that were timed). Numbers: tokens or children "

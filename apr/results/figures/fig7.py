@@ -5,8 +5,9 @@ from itertools import product
 from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
-from apr.results.figures import paper, style
-from apr.results.figures.evidence import Evidence, Row, accuracy, mean
+from apr.results import paper
+from apr.results.evidence import Evidence, Row, accuracy, mean
+from apr.results.figures import style
 
 CAPTION = ("Accuracy and total tokens before (pale) and after RL. Held: every prompt asks for the largest "
            "number of children. Diamonds: the paper's accuracies.")

@@ -2,8 +2,8 @@
 
 from matplotlib.figure import Figure
 
+from apr.results.evidence import Evidence, Row
 from apr.results.figures import style
-from apr.results.figures.evidence import Evidence, Row
 from apr.results.figures.fig4a import draw_scaling, scaling
 
 CAPTION = ("As Fig 4a, by temperature of sampling: APR asked for 0 to 10 children, SoS+ with n samples, "

@@ -3,8 +3,8 @@
 from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
+from apr.results.evidence import Evidence, Row, accuracy, mean
 from apr.results.figures import style
-from apr.results.figures.evidence import Evidence, Row, accuracy, mean
 
 CAPTION = ("APR after SFT, greedy, asked for so many children. All: a parent waits for all of its children. "
            "First success: it goes on with the first child that returns a solution; its siblings are "

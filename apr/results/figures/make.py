@@ -1,8 +1,5 @@
 """All figures and tables, each as SVG, PNG and the CSV it is drawn from, and the metrics of a run."""
 
-import csv
-from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +11,7 @@ from apr.core.params import Params
 from apr.core.progress import track
 from apr.evaluation.points import condition_kind, jobs
 from apr.evaluation.results import Cell, Key
+from apr.results.evidence import Evidence, accuracy, csv_text, mean, read_evidence
 from apr.results.figures import (
     devices,
     fig4a,
@@ -29,7 +27,6 @@ from apr.results.figures import (
     table3,
     table4,
 )
-from apr.results.figures.evidence import Evidence, Row, accuracy, mean, read_evidence
 
 FIGURES = (fig4a, fig4b, fig5, fig6, fig7, fig8, table1, table2, table3, table4, joins, devices)
 """Modules with CAPTION, `rows(evidence)` and `draw(rows, notes)`, where notes end up in the caption."""
@@ -72,16 +69,6 @@ def write_figure(module: ModuleType, evidence: Evidence, out: Path) -> None:
         style.add_caption(figure, caption)
         style.save(figure, out / name, caption)
     write_text(out / f"{name}.csv", csv_text(rows))
-
-
-def csv_text(rows: Sequence[Row]) -> str:
-    """Floats with six digits, None as an empty field."""
-    text = StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    return text.getvalue()
 
 
 def metrics_of(evidence: Evidence, models: Path) -> dict[str, float]:

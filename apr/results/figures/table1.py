@@ -1,7 +1,7 @@
 """Table 1: SoS against SoS+ by temperature."""
 
-from apr.results.figures import paper
-from apr.results.figures.evidence import Evidence, Row
+from apr.results import paper
+from apr.results.evidence import Evidence, Row
 from apr.results.figures.tables import accuracy_rows, draw_table
 
 CAPTION = (

@@ -1,7 +1,7 @@
 """Table 2: SoS+ on three kinds of traces."""
 
-from apr.results.figures import paper
-from apr.results.figures.evidence import Evidence, Row
+from apr.results import paper
+from apr.results.evidence import Evidence, Row
 from apr.results.figures.tables import accuracy_rows, draw_table
 
 CAPTION = (

@@ -1,7 +1,7 @@
 """Table 3: all methods by temperature, before and after RL."""
 
-from apr.results.figures import paper
-from apr.results.figures.evidence import Evidence, Row
+from apr.results import paper
+from apr.results.evidence import Evidence, Row
 from apr.results.figures.tables import accuracy_rows, draw_table
 
 CAPTION = (

@@ -1,6 +1,6 @@
 """Table 4, which the paper lacks: SoS+ trained on as much as APR, by each way to count it."""
 
-from apr.results.figures.evidence import Evidence, Row
+from apr.results.evidence import Evidence, Row
 from apr.results.figures.tables import accuracy_rows, draw_table
 
 CAPTION = (

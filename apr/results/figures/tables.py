@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
+from apr.results.evidence import Evidence, Row, accuracy
 from apr.results.figures import style
-from apr.results.figures.evidence import Evidence, Row, accuracy
-from apr.results.figures.paper import TEMPERATURES
+from apr.results.paper import TEMPERATURES
 
 Entry = tuple[str, str, str]
 """Label, model, stage."""

@@ -34,7 +34,7 @@ from apr.evaluation.judge import EVAL_SCHEMA
 from apr.evaluation.points import condition_kind, point_columns, points
 from apr.evaluation.sweep import evaluate, orchestrate
 from apr.language.tokenizer import load_language, make_tokenizer
-from apr.results.figures.checks import _check_rows, _Findings
+from apr.results.checks import _check_rows, _Findings
 from apr.rollouts.rollout import Request
 from apr.solvers.traces import TRACE_SCHEMA, make_traces
 from apr.training.rl.train import train_rl

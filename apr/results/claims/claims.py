@@ -19,8 +19,8 @@ from apr.evaluation.statistics import (
     paired_ratio,
     rank_correlation,
 )
-from apr.results.figures import paper
-from apr.results.figures.evidence import Evidence, accuracy, mean
+from apr.results import paper
+from apr.results.evidence import Evidence, accuracy, mean
 
 SUPPORTED, DIRECTION, REFUSED, UNMEASURED = "supported", "direction only", "not supported", "not measured"
 STATUSES = (SUPPORTED, DIRECTION, REFUSED, UNMEASURED)

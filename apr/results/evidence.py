@@ -1,7 +1,9 @@
 """What figures are made of: cells of the evaluation, latencies, and a record of what they lack."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,16 @@ class Evidence:
                 return {int(devices): seconds for devices, seconds in entry["modelled"].items()}
         self.missing.append(f"modelled latency of {stage}/{model} condition {condition} join {join}")
         return {}
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Floats with six digits, None as an empty field."""
+    text = StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue()
 
 
 def named(name: str, found: Interval) -> Row:

@@ -17,7 +17,7 @@ from apr.evaluation.sweep import make_request, open_engine, orchestrate
 from apr.language import Language
 from apr.language.events import Malformed
 from apr.language.tokenizer import load_language
-from apr.results.figures.evidence import Evidence
+from apr.results.evidence import Evidence
 from apr.rollouts.records import rollouts_of
 from apr.rollouts.rollout import Rollout, Status
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA

@@ -6,9 +6,8 @@ from pathlib import Path
 from apr.core.errors import DataError
 from apr.core.files import write_text
 from apr.core.params import Params
-from apr.results.figures.claims import CLAIMS, STATUSES, Claim
-from apr.results.figures.evidence import Evidence, Row, pool, read_evidence
-from apr.results.figures.make import csv_text
+from apr.results.claims.claims import CLAIMS, STATUSES, Claim
+from apr.results.evidence import Evidence, Row, csv_text, pool, read_evidence
 
 START, END = "<!-- claims -->\n", "<!-- /claims -->\n"
 COLUMNS = ("claim", "sentence", "measured [95 %]", "threshold", "paper", "problems x samples", "seeds",

@@ -22,11 +22,12 @@ from apr.core.recipe import DIRECTORY_SEAL, flat
 from apr.countdown import read_problems
 from apr.evaluation.judge import LEDGER
 from apr.evaluation.points import jobs
-from apr.results.figures import style, training
-from apr.results.figures.claims_table import FORMATS, printed_cells
-from apr.results.figures.evidence import Evidence, Row, accuracy, mean, read_evidence
+from apr.results.claims.table import FORMATS, printed_cells
+from apr.results.evidence import Evidence, Row, accuracy, mean, read_evidence
+from apr.results.figures import style
 from apr.results.figures.make import FIGURES, name_of
-from apr.results.figures.trees import problem_cases, training_cases
+from apr.results.report import curves
+from apr.results.report.trees import problem_cases, training_cases
 from apr.training.rl.log import read_log
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -181,18 +182,18 @@ def _figure(folder: Path, name: str) -> str:
 
 
 def _training(params: Params, models: Path) -> str:
-    sft, rl, curves = params.sft, params.rl, ""
+    sft, rl, drawn = params.sft, params.rl, ""
     sources = {"sft": f"From log.jsonl of each model; {sft.rows_per_step * sft.row_tokens} tokens a step.",
                "rl": f"From log.jsonl of each policy; {rl.prompts} problems x {rl.group} rollouts a step."}
-    for stage, (draw, caption) in training.CURVES.items():
+    for stage, (draw, caption) in curves.CURVES.items():
         logs = {model: read_log(models / stage / model / "log.jsonl")
                 for at, model in jobs(params) if at == stage}  # fmt: skip
         if not logs:
             continue
         with matplotlib.rc_context(style.RC):
             draw(logs).savefig(text := StringIO(), format="svg", metadata={"Date": None, "Creator": None})
-        curves += _framed(f"training-{stage}", style.STAGES[stage], text.getvalue(), caption, sources[stage])
-    return curves
+        drawn += _framed(f"training-{stage}", style.STAGES[stage], text.getvalue(), caption, sources[stage])
+    return drawn
 
 
 def _untold(params: Params, cases: Sequence[Mapping[str, Any]]) -> str:

@@ -20,10 +20,10 @@ from apr.evaluation.judge import EVAL_SCHEMA, NO_SOLUTION
 from apr.evaluation.points import Point, condition_kind, jobs, point_columns, points, teachers
 from apr.evaluation.results import TIMED, percentiles
 from apr.evaluation.teacher import STAGE, teacher_points
-from apr.results.figures.claims import CLAIMS
-from apr.results.figures.claims_table import claim_row
-from apr.results.figures.evidence import Row, read_evidence
-from apr.results.figures.make import FIGURES, csv_text, metrics_of, name_of
+from apr.results.claims.claims import CLAIMS
+from apr.results.claims.table import claim_row
+from apr.results.evidence import Row, csv_text, read_evidence
+from apr.results.figures.make import FIGURES, metrics_of, name_of
 from apr.rollouts.rollout import Status
 
 SHOWN = 5

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
+from apr.results.evidence import Row
 from apr.results.figures import style
-from apr.results.figures.evidence import Row
 
 SFT_CAPTION = "Loss of supervised training, by method, against the tokens seen, prompts included."
 RL_CAPTION = ("Each step of RL, by policy: means over the rollouts that it sampled, before its updates; KL "
