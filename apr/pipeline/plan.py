@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from apr.core.errors import ParamsError
 from apr.core.files import remove, write_text
+from apr.core.model_files import model_files
 from apr.core.params import Params, load_params, read_yaml
 from apr.core.recipe import DIRECTORY_SEAL, Job, digest, hash_tree, why_stale
 from apr.evaluation.points import jobs as evaluation_jobs
@@ -126,7 +127,7 @@ class Plan:
         stages = declared_stages(repository)
         code: dict[str, str] = {}
         values = self.params.model_dump(mode="json")
-        base = hash_base(self.params, repository)
+        base = {only: hash_base(self.params, repository, only) for only in (False, True)}
         for name, node in self.nodes.items():
             stage = stages[node.stage]
             for path in stage.code:
@@ -136,10 +137,8 @@ class Plan:
                 "code": {path: code[path] for path in stage.code},
                 "upstream": {other: digest(self.jobs[other].recipe) for other in node.upstream},
             }
-            if base and stage.base:
-                weightless = node.stage == "tokenizer"
-                recipe["base"] = {file: value for file, value in base.items()
-                                  if not (weightless and file.endswith(".safetensors"))}
+            if self.params.sft.base and stage.base:
+                recipe["base"] = base[node.stage == "tokenizer"]
             self.jobs[name] = job = self._job(name, node, recipe)
             if reason := why_stale(job):
                 self.stale[name] = reason
@@ -186,15 +185,17 @@ class Plan:
                 yield str(seal)
 
 
-def hash_base(params: Params, repository: Path) -> dict[str, str]:
-    """Hashes of the files of `sft.base`, if there is one. Raises `ParamsError` if it is no model."""
+def hash_base(params: Params, repository: Path, tokenizer_only: bool) -> dict[str, str]:
+    """Hashes of the files of `sft.base` that are read, if there is one, or of those that its tokenizer is
+    read from. Raises `ParamsError` if it is no model."""
     base = params.sft.base
     if base is None:
         return {}
     if Path(base).parts[0] != PRETRAINED or not (repository / base / "config.json").is_file():
         raise ParamsError(f"sft.base: {base!r} is not allowed; allowed: null, or a model's directory in "
                           f"{PRETRAINED}/")
-    return hash_tree(repository / base, repository / base)
+    files = model_files(repository / base, tokenizer_only)
+    return {name: value for path in files for name, value in hash_tree(path, repository / base).items()}
 
 
 def seal_of(output: str) -> str:
