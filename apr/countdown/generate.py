@@ -14,7 +14,6 @@ from apr.core.params import Params, Problems
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
 from apr.countdown.problem import PROBLEM_SCHEMA, Problem
-from apr.countdown.seen import Seen
 from apr.countdown.solvable import solvable
 
 SPLITS = ("test", "validation", "train")
@@ -26,7 +25,7 @@ ROWS, BATCH = 100_000, 1000
 """Problems per row group, which is in memory as Arrow columns, and of those as Python objects."""
 
 
-def draw_problem(settings: Problems, problem_id: str, seed: int, taken: Seen) -> Problem:
+def draw_problem(settings: Problems, problem_id: str, seed: int, taken: set[int]) -> Problem:
     """A solvable problem whose key is not in `taken`, uniform over draws from the ranges of `settings`; its
     key is added."""
     rng = derive_rng(seed, problem_id)
@@ -53,7 +52,7 @@ def _key(settings: Problems, numbers: tuple[int, ...], target: int) -> int:
 
 def stream_problems(settings: Problems, seed: int) -> Iterator[tuple[str, Problem]]:
     """Split and problem, one after another."""
-    taken = Seen(sum(getattr(settings, split) for split in SPLITS))
+    taken: set[int] = set()
     for split in SPLITS:
         for index in range(getattr(settings, split)):
             yield split, draw_problem(settings, f"{split}-{index:07d}", seed, taken)

@@ -1,6 +1,5 @@
 """Problems one after another: the same as all at once, the same faults, and no more memory for more."""
 
-import random
 import tracemalloc
 
 import pytest
@@ -10,7 +9,6 @@ from apr.core.files import count_rows, write_rows
 from apr.core.params import load_params
 from apr.countdown import PROBLEM_SCHEMA, Problem, generate, read_problems
 from apr.countdown.generate import make_problems
-from apr.countdown.seen import Seen
 from apr.countdown.stream import stream_problems
 
 
@@ -71,16 +69,3 @@ def test_what_is_written_is_not_kept(tmp_path, monkeypatch, traced):
         peaks.append(traced.get_traced_memory()[1])
     assert count_rows(tmp_path / "train.parquet") == 20_000
     assert peaks[1] < 1.2 * peaks[0]
-
-
-def test_what_is_taken_is_a_set_of_ten_bytes_each(traced):
-    rng = random.Random(0)
-    numbers = [rng.randrange(2000) if index % 2 else rng.randrange(10**20) for index in range(5000)]
-    before, taken, held = traced.get_traced_memory()[0], Seen(len(numbers)), set()
-    assert traced.get_traced_memory()[0] - before < 11 * len(numbers)
-    for number in numbers:
-        assert (number in taken) == (number in held)
-        taken.add(number)
-        held.add(number)
-        assert number in taken and len(taken) == len(held)
-    assert not any(number in taken for number in range(2000) if number not in held)
