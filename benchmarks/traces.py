@@ -20,11 +20,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from apr.core.params import Params
-from apr.countdown import Problem, read_problems
-from apr.countdown.generate import make_problems
 from apr.language.tokenizer import make_tokenizer
 from apr.pipeline.plan import load_scale
-from apr.solvers.traces import make_traces
+from apr.tasks.countdown import Problem, read_problems
+from apr.tasks.countdown.generate import make_problems
+from apr.training.traces import make_traces
 from benchmarks.apart import apart
 
 BOTH = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

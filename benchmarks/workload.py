@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from apr.countdown import read_problems
 from apr.evaluation.points import Point
 from apr.evaluation.sweep import make_request, open_decoder, orchestrate
 from apr.language.tokenizer import load_language
 from apr.pipeline.plan import load_scale
+from apr.tasks.countdown import read_problems
 
 WORKLOAD = Path(__file__).with_name("workload.json")
 

@@ -28,7 +28,7 @@ FULL = os.strerror(errno.ENOSPC)
 
 def problems(params: Params, args: Args) -> None:
     """Draw the Countdown problems: train, validation and test, disjoint and solvable."""
-    from apr.countdown.generate import make_problems
+    from apr.tasks.countdown.generate import make_problems
 
     make_problems(params, out=args.out)
 
@@ -42,7 +42,7 @@ def tokenizer(params: Params, args: Args) -> None:
 
 def traces(params: Params, args: Args) -> None:
     """Write a solver's demonstrations of the training problems as Parquet, one row per thread."""
-    from apr.solvers.traces import make_traces
+    from apr.training.traces import make_traces
 
     make_traces(params, method=args.method, problems=args.problems, tokenizer=args.tokenizer, out=args.out,
                 workers=args.workers)

@@ -20,12 +20,12 @@ def solve(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from apr.countdown import Problem
     from apr.evaluation.judge import verdict
     from apr.evaluation.sweep import open_decoder, orchestrate
     from apr.language import Condition
     from apr.language.tokenizer import load_language
     from apr.rollouts.rollout import Request
+    from apr.tasks.countdown import Problem
 
     numbers, target = read_problem(args.problem)
     params, language = load_scale(args.scale), load_language(args.model)

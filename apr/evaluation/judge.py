@@ -5,10 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from apr.countdown import Operation, Problem, verify
 from apr.language import Language
 from apr.language.events import Malformed
 from apr.rollouts.rollout import Rollout, Status
+from apr.tasks.countdown import Operation, Problem, verify
 
 NO_SOLUTION = "none"
 

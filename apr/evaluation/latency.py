@@ -9,7 +9,6 @@ import numpy as np
 from apr.core.files import write_json
 from apr.core.params import Params
 from apr.core.progress import track
-from apr.countdown import Problem
 from apr.engine.checkpoint import resolve_device
 from apr.engine.slots import SlotEngine
 from apr.evaluation.judge import verdict
@@ -20,6 +19,7 @@ from apr.evaluation.sweep import Timed, make_request, open_decoder, orchestrate
 from apr.language.tokenizer import load_language
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Request, Rollout
+from apr.tasks.countdown import Problem
 
 
 def measure_latency(

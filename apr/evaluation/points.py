@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from apr.core.errors import DataError, ParamsError
 from apr.core.params import Join, Params
-from apr.countdown import Problem, read_problems
+from apr.tasks.countdown import Problem, read_problems
 
 
 class Point(NamedTuple):

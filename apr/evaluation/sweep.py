@@ -12,7 +12,6 @@ from apr.core.files import write_rows
 from apr.core.params import Params
 from apr.core.progress import Meter
 from apr.core.seeds import derive_seed
-from apr.countdown import Problem
 from apr.engine.checkpoint import load_model
 from apr.engine.interface import Decoder
 from apr.engine.remote import RemoteDecoder
@@ -24,6 +23,7 @@ from apr.language import Condition, Language
 from apr.language.tokenizer import load_language
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request, Rollout
+from apr.tasks.countdown import Problem
 
 
 def evaluate(params: Params, model: str, stage: str, problems: Path, checkpoint: Path, out: Path) -> None:

@@ -7,16 +7,16 @@ from apr.core.files import write_rows
 from apr.core.params import Params
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
-from apr.countdown import Problem
 from apr.evaluation.judge import EVAL_SCHEMA, ledger, verdict
 from apr.evaluation.points import Point, condition_kind, first_problems, point_columns, points
 from apr.language import Condition, Language
 from apr.language import events as ev
 from apr.language.tokenizer import load_language
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
-from apr.solvers.expand import HEURISTICS, expand
-from apr.solvers.search import ROOT_THREAD, Trace, TraceThread, solve_trace
-from apr.solvers.traces import draw_trace, encode_thread
+from apr.tasks.countdown import Problem
+from apr.tasks.countdown.expand import HEURISTICS, expand
+from apr.tasks.countdown.search import ROOT_THREAD, Trace, TraceThread, solve_trace
+from apr.training.traces import draw_trace, encode_thread
 
 STAGE = "solver"
 SAMPLES = 8

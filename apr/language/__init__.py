@@ -1,4 +1,4 @@
-"""The thread language: one definition for solvers, training and rollouts. May import `core`, `countdown`."""
+"""The thread language: one definition for solvers, training and rollouts. May import `core`."""
 
 from apr.language.events import Condition, Malformed
 from apr.language.language import Language, build_language

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from apr.countdown.operation import Operation
+from apr.language.operation import Operation
 
 
 class Malformed(NamedTuple):

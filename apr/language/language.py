@@ -14,8 +14,8 @@ A thread reads like this (root of four numbers that spawns two children, and its
 from collections.abc import Iterable, Sequence
 
 from apr.core.params import Grammar, Problems
-from apr.countdown.operation import Operation
 from apr.language import events as ev
+from apr.language.operation import Operation
 from apr.language.parse import Parser, parse_answer
 from apr.language.thread_syntax import ThreadSyntax
 from apr.language.vocabulary import BaseVocabulary, Vocabulary

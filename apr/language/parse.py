@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, NoReturn, cast
 
-from apr.countdown.operation import Operation
 from apr.language import events as ev
+from apr.language.operation import Operation
 from apr.language.vocabulary import COMPARISONS, OPERATORS, BaseVocabulary
 
 

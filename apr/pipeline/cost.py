@@ -16,8 +16,6 @@ import pyarrow.parquet as pq
 
 from apr.core.errors import ParamsError
 from apr.core.params import Params
-from apr.countdown.generate import SPLITS, generate_problems
-from apr.countdown.problem import PROBLEM_SCHEMA, Problem
 from apr.engine.flops import Device, Sizes
 from apr.evaluation.judge import EVAL_SCHEMA
 from apr.evaluation.points import Point, points
@@ -25,7 +23,9 @@ from apr.evaluation.teacher import teacher_points
 from apr.language import build_language
 from apr.pipeline.decoded import Decoded, Decoder, Habits, Rows
 from apr.pipeline.plan import nodes
-from apr.solvers.traces import CHUNK, chunk_table
+from apr.tasks.countdown.generate import SPLITS, generate_problems
+from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem
+from apr.training.traces import CHUNK, chunk_table
 
 UTILISATION = 0.4
 """Share of a peak that is reached, of FLOP/s as of bandwidth: assumed, not measured."""

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apr.core.params import Params
-from apr.countdown.problem import Problem
 from apr.evaluation.points import Point, condition_kind, point_columns
 from apr.evaluation.teacher import as_rollout, draw, judge_trace
 from apr.language import Language
-from apr.solvers.search import Trace
+from apr.tasks.countdown.problem import Problem
+from apr.tasks.countdown.search import Trace
 
 ROLLOUTS = 1000
 """That the solver writes for a job that decodes, at most."""

@@ -6,7 +6,6 @@ import pytest
 
 from apr.core.errors import CheckpointError, DataError, ParamsError
 from apr.core.files import read_json, read_rows, write_rows
-from apr.countdown import PROBLEM_SCHEMA, Operation, Problem, read_problems
 from apr.engine.checkpoint import load_model
 from apr.engine.serve import EngineServer
 from apr.engine.slots import SlotEngine
@@ -18,6 +17,7 @@ from apr.evaluation.sweep import evaluate
 from apr.language import build_language
 from apr.language.tokenizer import load_language
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
+from apr.tasks.countdown import PROBLEM_SCHEMA, Operation, Problem, read_problems
 
 
 def test_points_are_the_union_of_the_sweeps_and_greedy_decoding_has_one_sample(params):

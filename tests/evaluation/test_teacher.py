@@ -3,15 +3,15 @@
 import pytest
 
 from apr.core.files import read_rows
-from apr.countdown import Operation, Problem, read_problems, verify
 from apr.evaluation.judge import EVAL_SCHEMA
 from apr.evaluation.points import Point, teachers
 from apr.evaluation.results import Key, read_cells
 from apr.evaluation.teacher import draw, evaluate_teacher, judge_trace
 from apr.language import build_language
 from apr.language import events as ev
-from apr.solvers.search import Trace, TraceThread
-from apr.solvers.traces import encode_thread
+from apr.tasks.countdown import Operation, Problem, read_problems, verify
+from apr.tasks.countdown.search import Trace, TraceThread
+from apr.training.traces import encode_thread
 
 PROBLEM = Problem("p", (2, 3, 4), 10)
 PRODUCT, SUM = Operation(3, "*", 4, 12), Operation(3, "+", 4, 7)

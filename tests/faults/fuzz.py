@@ -17,15 +17,15 @@ import psutil
 
 from apr.core.params import Params
 from apr.core.seeds import derive_rng
-from apr.countdown import Problem
-from apr.countdown.generate import generate_problems
 from apr.engine.interface import Sampling, Segment
 from apr.evaluation.judge import ledger, verdict
 from apr.language import Language, build_language
 from apr.pipeline.plan import load_scale
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request, Rollout, Status
-from apr.solvers.traces import trace_rows
+from apr.tasks.countdown import Problem
+from apr.tasks.countdown.generate import generate_problems
+from apr.training.traces import trace_rows
 
 BATCH = 500
 """Rollouts of one run of the orchestrator."""

@@ -5,13 +5,13 @@ from collections.abc import Hashable, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apr.countdown import Problem
 from apr.engine.interface import Sampling, Segment
 from apr.evaluation.judge import verdict
 from apr.language import Language
 from apr.language.vocabulary import DIGITS, Vocabulary
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request, Status
+from apr.tasks.countdown import Problem
 from tests.faults.fuzz import check, fuzz
 
 PROBLEM = Problem("p", (3, 5, 9, 12), 27)

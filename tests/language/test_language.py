@@ -7,11 +7,11 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import PreTrainedTokenizerFast
 
 from apr.core.errors import CheckpointError
-from apr.countdown import Operation
 from apr.language import Condition, Language, Malformed, Vocabulary
 from apr.language import events as ev
 from apr.language.pretrained import PretrainedVocabulary, missing_words, new_token
 from apr.language.tokenizer import build_tokenizer, load_language, save_tokenizer
+from apr.tasks.countdown import Operation
 
 LANGUAGE = Language(Vocabulary(number_tokens=100, depths=4, messages=10))
 VOCABULARY = LANGUAGE.vocabulary

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 import pytest
 
 from apr.core.files import read_json
-from apr.countdown import Problem, read_problems
 from apr.language.language import build_language
 from apr.pipeline.plan import load_scale
 from apr.results.claims.claims import CLAIMS
@@ -16,6 +15,7 @@ from apr.results.figures.make import FIGURES, name_of
 from apr.results.report.page import TEMPLATE, embedded, fill, make_report, picture, table
 from apr.results.report.trees import problem_cases, rollout_entry
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
+from apr.tasks.countdown import Problem, read_problems
 from tests.chromium import CHROMIUM, open_browser
 
 VOID = {"br", "img", "link", "meta"}

@@ -7,7 +7,6 @@ import pytest
 
 from apr.core.files import read_rows, write_rows
 from apr.core.params import load_params
-from apr.countdown import Problem
 from apr.evaluation.latency_model import Part, parts_of
 from apr.evaluation.points import Point
 from apr.evaluation.results import Cell, Key
@@ -15,6 +14,7 @@ from apr.language.language import build_language
 from apr.results.report.trees import choose, compared, rollout_entry, timeline
 from apr.rollouts.records import THREAD_SCHEMA, rollouts_of, rows_of
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
+from apr.tasks.countdown import Problem
 
 
 @pytest.mark.parametrize(

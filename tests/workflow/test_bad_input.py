@@ -7,7 +7,7 @@ import pytest
 
 from apr.cli.main import main
 from apr.core.files import write_rows
-from apr.countdown.problem import PROBLEM_SCHEMA
+from apr.tasks.countdown.problem import PROBLEM_SCHEMA
 
 TEST = "data/problems/test.parquet"
 MODEL = "data/models/sft/apr"

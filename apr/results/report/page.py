@@ -19,7 +19,6 @@ from apr.core.files import read_json, write_text
 from apr.core.params import Params
 from apr.core.provenance import cost
 from apr.core.recipe import DIRECTORY_SEAL, flat
-from apr.countdown import read_problems
 from apr.evaluation.judge import LEDGER
 from apr.evaluation.points import jobs
 from apr.results.claims.table import FORMATS, printed_cells
@@ -28,6 +27,7 @@ from apr.results.figures import style
 from apr.results.figures.make import FIGURES, name_of
 from apr.results.report import curves
 from apr.results.report.trees import problem_cases, training_cases
+from apr.tasks.countdown import read_problems
 from apr.training.rl.log import read_log
 
 TEMPLATE = Path(__file__).with_name("page.html")

@@ -8,7 +8,6 @@ import numpy as np
 
 from apr.core.files import read_rows
 from apr.core.params import Params
-from apr.countdown import Problem
 from apr.evaluation.judge import ledger, verdict
 from apr.evaluation.latency_model import Part, parts_of
 from apr.evaluation.points import Point, condition_kind, jobs, points, teachers
@@ -20,6 +19,7 @@ from apr.language.tokenizer import load_language
 from apr.results.evidence import Evidence
 from apr.rollouts.records import rollouts_of
 from apr.rollouts.rollout import Rollout, Status
+from apr.tasks.countdown import Problem
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA
 
 

@@ -15,8 +15,6 @@ from apr.core.errors import ParamsError
 from apr.core.params import Params
 from apr.core.process import share
 from apr.core.seeds import derive_rng, derive_seed
-from apr.countdown.problem import Problem
-from apr.countdown.verify import verify
 from apr.engine.interface import Decoder
 from apr.engine.sharding import gather
 from apr.engine.slots import SlotEngine
@@ -24,6 +22,8 @@ from apr.language.events import Condition, Malformed
 from apr.language.language import Language
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request, Rollout, Status
+from apr.tasks.countdown.problem import Problem
+from apr.tasks.countdown.verify import verify
 from apr.training.rl.packing import PackedRow, pack
 from apr.training.rl.servers import ServedPolicy
 

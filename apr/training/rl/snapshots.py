@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 
 from apr.core.files import read_rows, write_rows
 from apr.core.process import share
-from apr.countdown.problem import Problem
 from apr.rollouts.records import THREAD_SCHEMA, rows_of
+from apr.tasks.countdown.problem import Problem
 from apr.training.rl.rollouts import Sampler
 
 SNAPSHOT_SCHEMA = pa.schema([("step", pa.int32()), ("problem_id", pa.string()), *THREAD_SCHEMA])

@@ -48,10 +48,10 @@ from apr.core.files import atomic_path, open_work, remove, write_json
 from apr.core.params import Params
 from apr.core.process import sharded, share
 from apr.core.progress import Meter
-from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model, merge_adapters, resolve_device, save_checkpoint
 from apr.engine.sharding import before_sharding, gather
 from apr.language.tokenizer import load_language
+from apr.tasks.countdown.problem import read_problems
 from apr.training.rl.log import StepLog, read_log, summary
 from apr.training.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
 from apr.training.rl.servers import ServedPolicy, check_servers, trainer_options

@@ -8,12 +8,12 @@ import torch
 from apr.core.errors import CheckpointError
 from apr.core.files import write_rows
 from apr.core.params import parse_params
-from apr.countdown.problem import PROBLEM_SCHEMA
 from apr.engine.checkpoint import load_model, new_model, save_checkpoint
 from apr.engine.serve import EngineServer
 from apr.engine.slots import SlotEngine
 from apr.language.language import build_language
 from apr.language.tokenizer import make_tokenizer
+from apr.tasks.countdown.problem import PROBLEM_SCHEMA
 
 PAIRS = [(1, 2), (1, 3), (2, 3), (1, 4)]
 TEXTS = [

@@ -12,11 +12,11 @@ from transformers import AutoTokenizer
 from apr.core.errors import AprError, ParamsError
 from apr.core.files import read_rows
 from apr.core.params import partial_params
-from apr.countdown.problem import read_problems
 from apr.engine.checkpoint import load_model
 from apr.language.tokenizer import load_language
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.records import rollouts_of
+from apr.tasks.countdown.problem import read_problems
 from apr.training.rl.rollouts import Sampler, draw_problems, given_reward
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA, Snapshots, snapshot_steps
 from apr.training.rl.train import train_rl, trainer_config

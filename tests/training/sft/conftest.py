@@ -3,9 +3,9 @@
 import pytest
 
 from apr.core.params import overlay, parse_params
-from apr.countdown.generate import make_problems
 from apr.language.tokenizer import make_tokenizer
-from apr.solvers.traces import make_traces
+from apr.tasks.countdown.generate import make_problems
+from apr.training.traces import make_traces
 
 VALUES = {
     "problems": {"numbers": 3, "train": 12, "validation": 1, "test": 1},

@@ -26,8 +26,6 @@ from transformers import (
 from apr.core.errors import CheckpointError
 from apr.core.files import read_rows
 from apr.core.params import overlay
-from apr.countdown import read_problems
-from apr.countdown.generate import make_problems
 from apr.engine.checkpoint import load_model
 from apr.engine.slots import SlotEngine
 from apr.evaluation.judge import EVAL_SCHEMA
@@ -36,10 +34,12 @@ from apr.evaluation.sweep import evaluate, orchestrate
 from apr.language.tokenizer import load_language, make_tokenizer
 from apr.results.checks import _check_rows, _Findings
 from apr.rollouts.rollout import Request
-from apr.solvers.traces import TRACE_SCHEMA, make_traces
+from apr.tasks.countdown import read_problems
+from apr.tasks.countdown.generate import make_problems
 from apr.training.rl.train import train_rl
 from apr.training.sft.train import train_sft
 from apr.training.sft.trainer import PackedSFTTrainer
+from apr.training.traces import TRACE_SCHEMA, make_traces
 
 ROOT = Path(__file__).parents[3]
 SUMS = [f" {a} + {b} = {a + b}, {a + b} - {b} = {a}, {a} * {b} = {a * b}, {a * b} / {a} = {b}\n"

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from apr.core.errors import DataError
 from apr.core.files import read_rows
-from apr.countdown.solvable import solvable
+from apr.tasks.countdown.solvable import solvable
 
 PROBLEM_SCHEMA = pa.schema(
     [("problem_id", pa.string()), ("numbers", pa.list_(pa.int32())), ("target", pa.int32())]

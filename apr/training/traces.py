@@ -21,13 +21,13 @@ from apr.core.params import Grammar, Params, TraceMethod
 from apr.core.process import end_with, identity
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
-from apr.countdown import Problem
-from apr.countdown.stream import stream_problems
 from apr.language import Condition, Language
 from apr.language import events as ev
 from apr.language.tokenizer import load_language
-from apr.solvers.kernel import Tables, load_search, search
-from apr.solvers.search import ROOT_THREAD, Trace, TraceThread, solve_trace
+from apr.tasks.countdown import Problem
+from apr.tasks.countdown.kernel import Tables, load_search, search
+from apr.tasks.countdown.search import ROOT_THREAD, Trace, TraceThread, solve_trace
+from apr.tasks.countdown.stream import stream_problems
 
 TRACE_SCHEMA = pa.schema({
     "trace_id": pa.string(), "problem_id": pa.string(), "thread": pa.int32(), "parent": pa.int32(),

@@ -7,9 +7,9 @@ import pytest
 from apr.core.errors import DataError
 from apr.core.files import count_rows, write_rows
 from apr.core.params import load_params
-from apr.countdown import PROBLEM_SCHEMA, Problem, generate, read_problems
-from apr.countdown.generate import make_problems
-from apr.countdown.stream import stream_problems
+from apr.tasks.countdown import PROBLEM_SCHEMA, Problem, generate, read_problems
+from apr.tasks.countdown.generate import make_problems
+from apr.tasks.countdown.stream import stream_problems
 
 
 def write(path, *rows):

@@ -9,15 +9,15 @@ from datasets import load_dataset
 from apr.core.errors import DataError
 from apr.core.params import Problems, TraceMethod, load_params, parse_params
 from apr.core.seeds import derive_rng
-from apr.countdown import Problem, legal_operations, read_problems, verify
-from apr.countdown.generate import generate_problems, make_problems
-from apr.countdown.solvable import reachable
 from apr.language import build_language
 from apr.language import events as ev
 from apr.language.tokenizer import make_tokenizer
-from apr.solvers import TRACE_SCHEMA, make_traces, solve_trace
-from apr.solvers.expand import HEURISTICS, expand, factor_distance
-from apr.solvers.traces import draw_trace, encode_thread
+from apr.tasks.countdown import Problem, legal_operations, read_problems, verify
+from apr.tasks.countdown.expand import HEURISTICS, expand, factor_distance
+from apr.tasks.countdown.generate import generate_problems, make_problems
+from apr.tasks.countdown.search import solve_trace
+from apr.tasks.countdown.solvable import reachable
+from apr.training.traces import TRACE_SCHEMA, draw_trace, encode_thread, make_traces
 
 PARAMS = load_params("params.yaml")
 LANGUAGE = build_language(PARAMS.grammar, PARAMS.problems)

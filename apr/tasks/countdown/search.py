@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from apr.core.params import TraceMethod
-from apr.countdown.operation import Operation, legal_operations
-from apr.countdown.problem import Problem
 from apr.language import events as ev
-from apr.solvers.expand import HEURISTICS, Heuristic, State, expand
+from apr.language.operation import Operation, legal_operations
+from apr.tasks.countdown.expand import HEURISTICS, Heuristic, State, expand
+from apr.tasks.countdown.problem import Problem
 
 ROOT_THREAD = -1
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apr.countdown import Operation, Problem, legal_operations, verify
+from apr.tasks.countdown import Operation, Problem, legal_operations, verify
 
 PROBLEM = Problem("p", (3, 5, 9, 12), 27)
 SOLUTION = [Operation(9, "/", 3, 3), Operation(5, "*", 3, 15), Operation(15, "+", 12, 27)]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_rows, write_rows
 from apr.core.params import Problems
-from apr.countdown import PROBLEM_SCHEMA, legal_operations, read_problems
-from apr.countdown.generate import generate_problems
-from apr.countdown.solvable import reachable, solvable
+from apr.tasks.countdown import PROBLEM_SCHEMA, legal_operations, read_problems
+from apr.tasks.countdown.generate import generate_problems
+from apr.tasks.countdown.solvable import reachable, solvable
 
 SETTINGS = Problems(numbers=3, number_range=(1, 9), target_range=(5, 20), train=40, validation=10, test=10)
 

@@ -13,8 +13,8 @@ from apr.core.files import atomic_path
 from apr.core.params import Params, Problems
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
-from apr.countdown.problem import PROBLEM_SCHEMA, Problem
-from apr.countdown.solvable import solvable
+from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem
+from apr.tasks.countdown.solvable import solvable
 
 SPLITS = ("test", "validation", "train")
 """In the order of generation: a larger training set changes neither test nor validation."""

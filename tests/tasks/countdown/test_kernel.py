@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr.core.params import Params, TraceMethod
-from apr.countdown import Problem
-from apr.countdown.generate import make_problems
 from apr.language import Language, Vocabulary
 from apr.language.tokenizer import make_tokenizer
 from apr.pipeline.plan import load_scale
-from apr.solvers import kernel, traces
-from apr.solvers.traces import TRACE_SCHEMA, chunk_table, make_traces, trace_rows
+from apr.tasks.countdown import Problem, kernel
+from apr.tasks.countdown.generate import make_problems
+from apr.training import traces
+from apr.training.traces import TRACE_SCHEMA, chunk_table, make_traces, trace_rows
 
 PARAMS = load_scale("default")
 SHARES = st.sampled_from([0.0, 0.3, 0.9, 1.0])

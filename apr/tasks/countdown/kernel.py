@@ -10,8 +10,8 @@ import numpy as np
 from apr.core.compiled import load_library
 from apr.core.params import Params
 from apr.core.seeds import derive_seed
-from apr.countdown import Problem
 from apr.language import Language
+from apr.tasks.countdown import Problem
 
 SOURCE = Path(__file__).with_name("search.c")
 WORDS = ("<root>", "<child>", "go", "tokens", "children", "list", "goto", "spawn", "run", "joined", "resume",

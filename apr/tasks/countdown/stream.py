@@ -5,7 +5,7 @@ from pathlib import Path
 
 from apr.core.errors import DataError
 from apr.core.files import stream_rows
-from apr.countdown.problem import PROBLEM_SCHEMA, Problem, check_problem, problem_of
+from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem, check_problem, problem_of
 
 
 def stream_problems(path: str | Path) -> Iterator[Problem]:

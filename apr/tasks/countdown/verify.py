@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from apr.countdown.operation import Operation
-from apr.countdown.problem import Problem
+from apr.language.operation import Operation
+from apr.tasks.countdown.problem import Problem
 
 
 class Verdict(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 
-from apr.countdown.operation import Operation, legal_operations
+from apr.language.operation import Operation, legal_operations
 
 State = tuple[int, ...]
 Heuristic = Callable[[State, int], int]

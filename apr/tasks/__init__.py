@@ -1,0 +1,1 @@
+"""Tasks, a folder each. May import `core`, `language`."""
