@@ -1,7 +1,6 @@
 """`apr solve`: one problem, its threads shown while they decode."""
 
 import argparse
-import re
 import time
 
 from apr.core.errors import DataError, ParamsError
@@ -25,9 +24,9 @@ def solve(args: argparse.Namespace) -> int:
     from apr.language import Condition
     from apr.language.tokenizer import load_language
     from apr.rollouts.rollout import Request
-    from apr.tasks.countdown import Problem
+    from apr.tasks.countdown.problem import problem_of_text
 
-    numbers, target = read_problem(args.problem)
+    problem = problem_of_text(args.problem)
     params, language = load_scale(args.scale), load_language(args.model)
     if args.children is not None and args.tokens is not None:
         raise ParamsError("--children and --tokens: only one of them is allowed")
@@ -37,7 +36,7 @@ def solve(args: argparse.Namespace) -> int:
     elif args.tokens is not None:
         condition = Condition("tokens", args.tokens)
     try:
-        prompt = language.prompt(numbers, target, condition)
+        prompt = language.prompt(problem.numbers, problem.target, condition)
     except (KeyError, ValueError) as error:
         raise DataError(f"{args.problem!r}: the model's language cannot say this ({error})") from None
     if len(prompt) >= params.grammar.window:
@@ -59,7 +58,7 @@ def solve(args: argparse.Namespace) -> int:
             (rollout,) = orchestrator.run([request], draw)
             seconds = time.perf_counter() - started
             draw(force=True)
-    judged = verdict(language, Problem("solve", tuple(numbers), target), rollout)
+    judged = verdict(language, problem, rollout)
     usage = rollout.usage
     judgement = "right" if judged["strict"] else f"wrong ({judged['reason']})"
     if not console.is_terminal:
@@ -69,14 +68,6 @@ def solve(args: argparse.Namespace) -> int:
     console.print(f"{usage.total} tokens sampled, {usage.sequential} of them one after another, "
                   f"{usage.children} children, {seconds:.2f} s", highlight=False)  # fmt: skip
     return 0 if judged["strict"] else 1
-
-
-def read_problem(text: str) -> tuple[list[int], int]:
-    """Numbers and target of "3 5 9 12 -> 27". Raises `DataError`."""
-    found = re.fullmatch(r"\s*(\d+(?:[\s,]+\d+)+)\s*(?:->|=)\s*(\d+)\s*", text)
-    if found is None:
-        raise DataError(f"{text!r}: not a problem; allowed: numbers, an arrow, a target, as in '3 5 9 -> 27'")
-    return [int(number) for number in re.split(r"[\s,]+", found[1])], int(found[2])
 
 
 def picture(threads, language, width: int):

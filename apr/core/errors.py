@@ -1,8 +1,26 @@
 """Errors that a user can act on. The command line prints them as one line and exits with 2."""
 
+from reprlib import Repr
+from typing import Any
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def quoted(value: Any) -> str:
+    """Returns a value as an error quotes it: its `repr`, cut where it is long."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not write integers of more than 4300 digits
+        return "an endless number"
+
 
 class AprError(Exception):
-    """Base of every error whose message alone tells the user what is wrong and what is allowed."""
+    """Base of every error whose message alone tells the user what is wrong and what is allowed, in one line
+    whatever it quotes."""
+
+    def __str__(self) -> str:
+        return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in super().__str__())
 
 
 class ParamsError(AprError):

@@ -77,8 +77,8 @@ def _readable(path: str | Path) -> Iterator[None]:
         raise DataError(f"{path}: no such file")
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({str(error).partition(chr(10))[0]})") from None
 
 
 def _check_columns(path: str | Path, found: pa.Schema, wanted: pa.Schema) -> None:
@@ -118,7 +118,9 @@ def stream_rows(path: str | Path, schema: pa.Schema, batch: int = 1000) -> Itera
 
 def read_rows(path: str | Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """The rows of a Parquet file as dictionaries; errors as `read_table`."""
-    return read_table(path, schema).to_pylist()
+    table = read_table(path, schema)
+    with _readable(path):
+        return table.to_pylist()
 
 
 def open_work(work: Path, identity: Any) -> str | None:

@@ -30,8 +30,8 @@ class Language:
         self._ids = vocabulary.ids
 
     def prompt(self, numbers: Sequence[int], target: int, condition: ev.Condition | None) -> list[int]:
-        """The root's prompt, up to and with `go`."""
-        return self.encode([ev.RootPrompt(target, tuple(numbers), condition)])
+        """The root's prompt, up to and with `go`: the same for every order of the numbers."""
+        return self.encode([ev.RootPrompt(target, tuple(sorted(numbers)), condition)])
 
     def answer(self, ids: Sequence[int]) -> list[Operation] | None | ev.Malformed:
         """The operations that a finished root answers; None if it declares no solution."""

@@ -3,13 +3,14 @@
 import pytest
 
 from apr.cli.main import main
-from apr.cli.solve import picture, read_problem
+from apr.cli.solve import picture
 from apr.core.errors import DataError
 from apr.engine.checkpoint import new_model, save_checkpoint
 from apr.language import build_language
 from apr.language.tokenizer import make_tokenizer
 from apr.pipeline.plan import load_scale
 from apr.rollouts.rollout import Status, Thread
+from apr.tasks.countdown.problem import Problem, problem_of_text
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,12 @@ def checkpoint(tmp_path_factory, language):
 
 
 def test_problems_are_read_and_misread_in_one_line():
-    assert read_problem("3 5 9 12 -> 27") == read_problem(" 3,5, 9 12=27 ") == ([3, 5, 9, 12], 27)
-    for text in ("3 -> 27", "3 5 27", "3 x -> 27", "-> 27", ""):
+    read = problem_of_text("3 5 9 12 -> 27")
+    assert read == problem_of_text(" 3,5, 9 12=27 ") == Problem("problem", (3, 5, 9, 12), 27)
+    for text in ("3 -> 27", "3 5 27", "3 x -> 27", "-> 27", "", "3 -5 -> 27", "3 ５ -> 27", "3 5.0 -> 27",
+                 "3 5 -> " + "9" * 5000, "9" * 5000 + " 5 -> 27", "3\x005 -> 27"):  # fmt: skip
         with pytest.raises(DataError, match="not a problem; allowed: numbers, an arrow, a target"):
-            read_problem(text)
+            problem_of_text(text)
 
 
 def test_a_problem_is_decoded_and_judged(checkpoint, capsys):

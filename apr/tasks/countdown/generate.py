@@ -82,5 +82,6 @@ def make_problems(params: Params, out: Path) -> None:
 def _tables(problems: Iterator[Problem]) -> Iterator[pa.Table]:
     """Of `BATCH` problems each."""
     while batch := list(islice(problems, BATCH)):
-        ids, numbers, targets = zip(*batch, strict=True)
-        yield pa.table([ids, numbers, targets], schema=PROBLEM_SCHEMA)
+        columns = ([problem.id for problem in batch], [problem.numbers for problem in batch],
+                   [problem.target for problem in batch])  # fmt: skip
+        yield pa.table(list(columns), schema=PROBLEM_SCHEMA)

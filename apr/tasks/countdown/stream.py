@@ -5,7 +5,7 @@ from pathlib import Path
 
 from apr.core.errors import DataError
 from apr.core.files import stream_rows
-from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem, check_problem, problem_of
+from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem, problem_of_row
 
 
 def stream_problems(path: str | Path) -> Iterator[Problem]:
@@ -16,12 +16,11 @@ def stream_problems(path: str | Path) -> Iterator[Problem]:
     """
     before = (0, "")
     for row in stream_rows(path, PROBLEM_SCHEMA):
-        problem = problem_of(row)
+        problem = problem_of_row(path, row)
         place = (len(problem.id), problem.id)
         if place <= before:
             raise DataError(f"{path}: problem id {problem.id!r} after {before[1]!r}; allowed: ascending ids")
         before = place
-        check_problem(path, problem)
         yield problem
     if before == (0, ""):
         raise DataError(f"{path}: holds no problems")

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -9,10 +10,12 @@ from hypothesis import strategies as st
 
 from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_rows, write_rows
-from apr.core.params import Problems
-from apr.tasks.countdown import PROBLEM_SCHEMA, legal_operations, read_problems
+from apr.core.params import Grammar, Problems
+from apr.language import build_language
+from apr.tasks.countdown import PROBLEM_SCHEMA, Problem, legal_operations, read_problems
 from apr.tasks.countdown.generate import generate_problems
 from apr.tasks.countdown.solvable import reachable, solvable
+from apr.tasks.countdown.stream import stream_problems
 
 SETTINGS = Problems(numbers=3, number_range=(1, 9), target_range=(5, 20), train=40, validation=10, test=10)
 
@@ -104,3 +107,58 @@ def test_problem_files_are_checked(tmp_path):
     pq.write_table(pq.read_table(path).drop_columns(["target"]), path)
     with pytest.raises(DataError, match="column 'target' is missing"):
         read_rows(path, PROBLEM_SCHEMA)
+
+
+@pytest.mark.parametrize("numbers", itertools.permutations((3, 5, 9, 12)))
+def test_the_order_of_the_numbers_changes_nothing(tmp_path, numbers):
+    path = write(tmp_path / "problems.parquet", ("p", list(numbers), 27))
+    made = Problem("p", numbers, 27)
+    assert made == Problem("p", (3, 5, 9, 12), 27) and made.numbers == (3, 5, 9, 12)
+    assert [made] == read_problems(path) == list(stream_problems(path))
+    language = build_language(Grammar(), SETTINGS)
+    assert language.prompt(numbers, 27, None) == language.prompt((3, 5, 9, 12), 27, None)
+
+
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        ((None, [1, 2], 3), "id None is not allowed"),
+        (("", [1, 2], 3), "id '' is not allowed"),
+        (("p", None, 3), "not a Countdown problem: None -> 3"),
+        (("p", [], 3), "not a Countdown problem"),
+        (("p", [3], 3), "not a Countdown problem"),
+        (("p", [1, None], 3), "not a Countdown problem"),
+        (("p", [1, 2], None), "not a Countdown problem: [1, 2] -> None"),
+        (("p", [-1, 2], 1), "not a Countdown problem"),
+        (("p", [1, 2], -1), "not a Countdown problem"),
+        (("p", [1] * 7, 7), "allowed: 2 to 6 numbers"),
+        (("p\n", [1, 2], 50), "'p\\n' has no solution"),
+    ],
+)
+def test_rows_that_are_no_problems_are_refused_in_one_line(tmp_path, row, said):
+    path = write(tmp_path / "problems.parquet", row)
+    for read in (read_problems, lambda path: list(stream_problems(path))):
+        with pytest.raises(DataError) as error:
+            read(path)
+        assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "column, values",
+    [
+        ("target", pa.array([2**31], pa.int64())),
+        ("target", pa.array([3.0])),
+        ("target", pa.array([True])),
+        ("numbers", pa.array([[1.0, 2.0]])),
+        ("numbers", pa.array(["1 2"])),
+        ("problem_id", pa.array([7])),
+        ("problem_id", pa.array([b"\xff"]).view(pa.string())),
+    ],
+)
+def test_columns_of_another_type_are_refused(tmp_path, column, values):
+    path = write(tmp_path / "problems.parquet", ("a", [1, 2], 3))
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
+    for read in (read_problems, lambda path: list(stream_problems(path))):
+        with pytest.raises(DataError, match="problems.parquet: (column|not a readable Parquet file)"):
+            read(path)
