@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apr.evaluation.points import Point
-from apr.evaluation.sweep import make_request, open_decoder, orchestrate
+from apr.evaluation.sweep import make_request
 from apr.language.tokenizer import load_language
 from apr.pipeline.plan import load_scale
+from apr.rollouts.decoding import open_decoder, orchestrate
 from apr.tasks.countdown import read_problems
 
 WORKLOAD = Path(__file__).with_name("workload.json")

@@ -15,19 +15,20 @@ def serve(args: argparse.Namespace) -> None:
     """
     from transformers.utils import logging
 
+    from apr.engine.opening import open_engine
     from apr.engine.serve import EngineServer
     from apr.engine.slots import SlotEngine
-    from apr.evaluation.sweep import open_engine
     from apr.language.tokenizer import load_language
 
     logging.disable_progress_bar()
     params, language = load_scale(args.scale), load_language(args.checkpoint)
-    engine, stop_ids = open_engine(params, language, args.checkpoint), language.syntax.stop_ids
+    stop_ids, window = language.syntax.stop_ids, params.grammar.window
+    engine = open_engine(params.engine, window, stop_ids, args.checkpoint)
 
     def load(directory: Path) -> SlotEngine:
         if load_language(directory).vocabulary.ids != language.vocabulary.ids:
             raise CheckpointError(f"{directory}: another vocabulary than {args.checkpoint}'s")
-        return open_engine(params, language, directory)
+        return open_engine(params.engine, window, stop_ids, directory)
 
     size, name = language.vocabulary.size, params.engine.served_model
     with EngineServer(engine, stop_ids, size, name, (args.host, args.port), load=load) as server:

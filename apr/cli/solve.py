@@ -19,11 +19,11 @@ def solve(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from apr.evaluation.judge import verdict
-    from apr.evaluation.sweep import open_decoder, orchestrate
     from apr.language import Condition
     from apr.language.tokenizer import load_language
+    from apr.rollouts.decoding import open_decoder, orchestrate, prompt_of
     from apr.rollouts.rollout import Request
+    from apr.rollouts.verdict import judge
     from apr.tasks.countdown.problem import problem_of_text
 
     problem = problem_of_text(args.problem)
@@ -36,11 +36,9 @@ def solve(args: argparse.Namespace) -> int:
     elif args.tokens is not None:
         condition = Condition("tokens", args.tokens)
     try:
-        prompt = language.prompt(problem.numbers, problem.target, condition)
+        prompt = prompt_of(params, language, problem, condition)
     except (KeyError, ValueError) as error:
         raise DataError(f"{args.problem!r}: the model's language cannot say this ({error})") from None
-    if len(prompt) >= params.grammar.window:
-        raise DataError(f"{args.problem!r}: {len(prompt)} tokens do not fit the window")
     request = Request("solve/0", prompt, args.temperature, args.seed, args.join)
     console = Console()
     with open_decoder(params, language, args.model) as decoder:
@@ -58,16 +56,16 @@ def solve(args: argparse.Namespace) -> int:
             (rollout,) = orchestrator.run([request], draw)
             seconds = time.perf_counter() - started
             draw(force=True)
-    judged = verdict(language, problem, rollout)
+    judged = judge(language, problem, rollout)
     usage = rollout.usage
-    judgement = "right" if judged["strict"] else f"wrong ({judged['reason']})"
+    judgement = "right" if judged.strict else f"wrong ({judged.reason})"
     if not console.is_terminal:
         console.print()  # Live ends its last picture with none
-    console.print(f"answer: {judged['answer'] or judged['status']}", f"verdict: {judgement}", sep="\n",
+    console.print(f"answer: {judged.answer or judged.status}", f"verdict: {judgement}", sep="\n",
                   markup=False)
     console.print(f"{usage.total} tokens sampled, {usage.sequential} of them one after another, "
                   f"{usage.children} children, {seconds:.2f} s", highlight=False)  # fmt: skip
-    return 0 if judged["strict"] else 1
+    return 0 if judged.strict else 1
 
 
 def picture(threads, language, width: int):

@@ -10,15 +10,17 @@ from apr.core.files import write_json
 from apr.core.params import Params
 from apr.core.progress import track
 from apr.engine.checkpoint import resolve_device
+from apr.engine.remote import RemoteDecoder
 from apr.engine.slots import SlotEngine
-from apr.evaluation.judge import verdict
 from apr.evaluation.latency_model import DEVICES, Part, measure_costs, parts_of, replay
 from apr.evaluation.points import Point, condition_kind, first_problems, points
 from apr.evaluation.results import TIMED, percentiles
-from apr.evaluation.sweep import Timed, make_request, open_decoder, orchestrate
+from apr.evaluation.sweep import make_request
 from apr.language.tokenizer import load_language
+from apr.rollouts.decoding import open_decoder, orchestrate
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Request, Rollout
+from apr.rollouts.verdict import judge
 from apr.tasks.countdown import Problem
 
 
@@ -51,7 +53,7 @@ def measure_latency(
             trees[point].append(parts_of(rollout))
             return {"problem_id": problem.id, **dict(zip(TIMED, times, strict=True)), "total": usage.total,
                     "sequential": usage.sequential, "children": usage.children,
-                    "solved": verdict(language, problem, rollout)["strict"]}
+                    "solved": judge(language, problem, rollout).strict}
 
         measure(*work[0])  # the first rollout pays for what is loaded lazily
         trees[work[0][0]].clear()
@@ -75,8 +77,10 @@ def measure_latency(
     })  # fmt: skip
 
 
-def timed(orchestrator: Orchestrator, decoder: Timed, request: Request) -> tuple[Rollout, list[float]]:
-    """One rollout, and its `TIMED`."""
+def timed(
+    orchestrator: Orchestrator, decoder: SlotEngine | RemoteDecoder, request: Request
+) -> tuple[Rollout, list[float]]:
+    """Returns one rollout, and its `TIMED`."""
     before = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
     (rollout,) = orchestrator.run([request])
     after = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()

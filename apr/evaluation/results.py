@@ -1,4 +1,4 @@
-"""Evaluation files as cells: all samples of one model, stage, condition and temperature; and timings."""
+"""Evaluation files by rows, and by cells: all samples of one model, stage, condition and temperature."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -7,11 +7,38 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from apr.core.errors import DataError
 from apr.core.files import read_rows
-from apr.evaluation.judge import EVAL_SCHEMA, LEDGER
 from apr.evaluation.statistics import vote_labels
+from apr.rollouts.rollout import Rollout, Status
+
+LEDGER = ("prompt", "sampled", "injected", "total", "sequential", "longest", "children", "depth",
+          "malformed_threads", "truncated_threads", "threads")  # fmt: skip
+"""Tokens by origin; total and sequential tokens (PAPER, definitions); tokens of the longest thread, prompt
+included; child threads; deepest thread; threads that broke the rules, and that ran out of window or tokens
+(those that never started for want of tokens included); all threads."""
+
+EVAL_SCHEMA = pa.schema({
+    "model": pa.string(), "stage": pa.string(), "problem_id": pa.string(), "condition_kind": pa.string(),
+    "condition_amount": pa.int32(), "temperature": pa.float64(), "sample": pa.int32(), "join": pa.string(),
+    "status": pa.string(), "answer": pa.string(), "expression": pa.string(), "strict": pa.bool_(),
+    "lenient": pa.bool_(), "reason": pa.string(), **{name: pa.int32() for name in LEDGER},
+})  # fmt: skip
+"""The point (`apr.evaluation.points`), the `Judgement` and the ledger of a rollout."""
+
+
+def ledger(rollout: Rollout) -> dict[str, int]:
+    """Returns the columns of `LEDGER`."""
+    usage = rollout.usage
+    statuses = [thread.status for thread in rollout.threads]
+    counted = {
+        "malformed_threads": statuses.count(Status.MALFORMED),
+        "truncated_threads": statuses.count(Status.TRUNCATED) + statuses.count(Status.CANCELLED),
+        "threads": len(statuses),
+    }
+    return {name: counted[name] if name in counted else getattr(usage, name) for name in LEDGER}
 
 
 class Key(NamedTuple):

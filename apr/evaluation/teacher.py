@@ -7,12 +7,13 @@ from apr.core.files import write_rows
 from apr.core.params import Params
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
-from apr.evaluation.judge import EVAL_SCHEMA, ledger, verdict
 from apr.evaluation.points import Point, condition_kind, first_problems, point_columns, points
+from apr.evaluation.results import EVAL_SCHEMA, ledger
 from apr.language import Condition, Language
 from apr.language import events as ev
 from apr.language.tokenizer import load_language
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
+from apr.rollouts.verdict import judge
 from apr.tasks.countdown import Problem
 from apr.tasks.countdown.expand import HEURISTICS, expand
 from apr.tasks.countdown.search import ROOT_THREAD, Trace, TraceThread, solve_trace
@@ -89,11 +90,11 @@ def draw_given(problem: Problem, wanted: int, sample: int, name: str, params: Pa
 def judge_trace(language: Language, trace: Trace, window: int) -> dict[str, Any]:
     """The columns `status` to `threads`; a trace with a thread beyond `window` tokens is truncated."""
     rollout = as_rollout(language, trace, window)
-    row = verdict(language, trace.problem, rollout)
+    judgement = judge(language, trace.problem, rollout)
     if any(thread.status == Status.TRUNCATED for thread in rollout.threads):
-        row |= {"status": str(Status.TRUNCATED), "strict": False, "lenient": False,
-                "reason": "a thread does not fit the window"}  # fmt: skip
-    return row | ledger(rollout)
+        judgement = judgement._replace(status=str(Status.TRUNCATED), strict=False, lenient=False,
+                                       reason="a thread does not fit the window")
+    return judgement._asdict() | ledger(rollout)
 
 
 def as_rollout(language: Language, trace: Trace, window: int) -> Rollout:

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from apr.core.errors import ParamsError
 from apr.core.params import Params
 from apr.engine.flops import Device, Sizes
-from apr.evaluation.judge import EVAL_SCHEMA
 from apr.evaluation.points import Point, points
+from apr.evaluation.results import EVAL_SCHEMA
 from apr.evaluation.teacher import teacher_points
 from apr.language import build_language
 from apr.pipeline.decoded import Decoded, Decoder, Habits, Rows

@@ -14,15 +14,15 @@ from typing import Any
 from apr.core.errors import DataError
 from apr.core.files import read_json, read_rows, write_json
 from apr.core.params import Params
-from apr.evaluation.judge import EVAL_SCHEMA, NO_SOLUTION
 from apr.evaluation.points import Point, condition_kind, jobs, point_columns, points, teachers
-from apr.evaluation.results import TIMED, percentiles
+from apr.evaluation.results import EVAL_SCHEMA, TIMED, percentiles
 from apr.evaluation.teacher import STAGE, teacher_points
 from apr.results.claims.claims import CLAIMS
 from apr.results.claims.table import claim_row
 from apr.results.evidence import Row, csv_text, read_evidence
 from apr.results.figures.make import FIGURES, metrics_of, name_of
 from apr.rollouts.rollout import Status
+from apr.rollouts.verdict import NO_SOLUTION
 from apr.tasks.countdown import Operation, Problem, read_problems, verify
 from apr.tasks.countdown.generate import SPLITS
 

@@ -51,7 +51,7 @@ def test_a_problem_is_decoded_and_judged(checkpoint, capsys):
     [
         (["3 5 -> x"], "not a problem"),
         (["3 5 9 12 -> 27", "--children", "2", "--tokens", "64"], "only one of them is allowed"),
-        ([" ".join(["99"] * 300) + " -> 27"], "do not fit the window"),
+        ([" ".join(["99"] * 300) + " -> 27"], "grammar.window: 256 is not allowed; allowed: more than the"),
     ],
 )
 def test_errors(checkpoint, capsys, arguments, said):

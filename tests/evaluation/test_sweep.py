@@ -9,14 +9,14 @@ from apr.core.files import read_json, read_rows, write_rows
 from apr.engine.checkpoint import load_model
 from apr.engine.serve import EngineServer
 from apr.engine.slots import SlotEngine
-from apr.evaluation.judge import EVAL_SCHEMA, expression, ledger, verdict
 from apr.evaluation.latency import measure_latency
 from apr.evaluation.points import Point, condition_kind, jobs, points
-from apr.evaluation.results import Key, percentiles, read_cells
+from apr.evaluation.results import EVAL_SCHEMA, Key, ledger, percentiles, read_cells
 from apr.evaluation.sweep import evaluate
 from apr.language import build_language
 from apr.language.tokenizer import load_language
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
+from apr.rollouts.verdict import expression, judge
 from apr.tasks.countdown import PROBLEM_SCHEMA, Operation, Problem, read_problems
 
 
@@ -76,26 +76,26 @@ PROMPT = "<root> 17 :0 2 3 4 5 go"
 def test_verdicts_on_answers(params, text, answer, strict, lenient, reason):
     language = build_language(params.grammar, params.problems)
     problem = Problem("p", (2, 3, 4, 5), 17)
-    row = verdict(language, problem, make_rollout(language, (PROMPT, text)))
-    assert row["status"] == "done"
-    assert (row["answer"], row["strict"], row["lenient"], row["reason"]) == (answer, strict, lenient, reason)
+    row = judge(language, problem, make_rollout(language, (PROMPT, text)))
+    assert row.status == "done"
+    assert (row.answer, row.strict, row.lenient, row.reason) == (answer, strict, lenient, reason)
 
 
 def test_a_right_answer_is_right(params):
     language = build_language(params.grammar, params.problems)
     text = "answer 5 - 2 = 3 , 4 * 3 = 12 , 12 + 3 = 15 end"
-    row = verdict(language, Problem("p", (2, 3, 4, 5), 15), make_rollout(language, (PROMPT, text)))
-    assert row == {"status": "done", "answer": "5 - 2 = 3, 4 * 3 = 12, 12 + 3 = 15", "strict": True,
+    row = judge(language, Problem("p", (2, 3, 4, 5), 15), make_rollout(language, (PROMPT, text)))
+    assert row._asdict() == {"status": "done", "answer": "5 - 2 = 3, 4 * 3 = 12, 12 + 3 = 15", "strict": True,
                    "lenient": True, "reason": "solved", "expression": "(((5 - 2) * 4) + 3)"}  # fmt: skip
 
 
 def test_failures_of_the_model_are_rows(params):
     language = build_language(params.grammar, params.problems)
     problem = Problem("p", (2, 3, 4, 5), 17)
-    malformed = verdict(language, problem, make_rollout(language, (PROMPT, "answer 2 + + end")))
-    assert (malformed["status"], malformed["answer"], malformed["strict"]) == ("malformed", None, False)
+    malformed = judge(language, problem, make_rollout(language, (PROMPT, "answer 2 + + end")))
+    assert (malformed.status, malformed.answer, malformed.strict) == ("malformed", None, False)
     cut = make_rollout(language, (PROMPT, ":1 5 + 4"), statuses=[(Status.TRUNCATED, "window full")])
-    assert verdict(language, problem, cut) == {
+    assert judge(language, problem, cut)._asdict() == {
         "status": "truncated", "answer": None, "expression": None, "strict": False, "lenient": False,
         "reason": "window full",
     }  # fmt: skip

@@ -3,9 +3,8 @@
 import pytest
 
 from apr.core.files import read_rows
-from apr.evaluation.judge import EVAL_SCHEMA
 from apr.evaluation.points import Point, teachers
-from apr.evaluation.results import Key, read_cells
+from apr.evaluation.results import EVAL_SCHEMA, Key, read_cells
 from apr.evaluation.teacher import draw, evaluate_teacher, judge_trace
 from apr.language import build_language
 from apr.language import events as ev

@@ -18,11 +18,12 @@ import psutil
 from apr.core.params import Params
 from apr.core.seeds import derive_rng
 from apr.engine.interface import Sampling, Segment
-from apr.evaluation.judge import ledger, verdict
+from apr.evaluation.results import ledger
 from apr.language import Language, build_language
 from apr.pipeline.plan import load_scale
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request, Rollout, Status
+from apr.rollouts.verdict import judge
 from apr.tasks.countdown import Problem
 from apr.tasks.countdown.generate import generate_problems
 from apr.training.traces import trace_rows
@@ -147,7 +148,7 @@ def demonstrations(
 
 def check(language: Language, limits: Limits, problem: Problem, rollout: Rollout) -> str:
     """Raises `AssertionError` where a rollout breaks a promise; what became of it."""
-    root, usage, row = rollout.threads[0], rollout.usage, verdict(language, problem, rollout)
+    root, usage, row = rollout.threads[0], rollout.usage, judge(language, problem, rollout)
     assert root.status in (Status.DONE, Status.MALFORMED, Status.TRUNCATED)
     assert usage.total <= limits.max_tokens and 0 < usage.sequential <= usage.total
     assert usage.longest <= limits.window and usage.depth <= limits.max_depth
@@ -157,11 +158,11 @@ def check(language: Language, limits: Limits, problem: Problem, rollout: Rollout
         assert len(thread.ids) == len(thread.sampled) == len(thread.logprobs)
         assert all(len(spawn.children) <= limits.max_children for spawn in thread.spawns)
         language.parse(thread.ids)
-    assert row["reason"] and row["status"] in ("done", "malformed", "truncated")
-    assert (row["status"] == "done") == (row["answer"] is not None) and row["lenient"] >= row["strict"]
+    assert row.reason and row.status in ("done", "malformed", "truncated")
+    assert (row.status == "done") == (row.answer is not None) and row.lenient >= row.strict
     counted = ledger(rollout)
     assert counted["threads"] == len(rollout.threads) == counted["children"] + 1
-    return "solved" if row["strict"] else row["status"]
+    return "solved" if row.strict else row.status
 
 
 def fuzz(streams: int, seed: int, window: int = 96) -> tuple[Counter[str], int]:

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr.engine.interface import Sampling, Segment
-from apr.evaluation.judge import verdict
 from apr.language import Language
 from apr.language.vocabulary import DIGITS, Vocabulary
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request, Status
+from apr.rollouts.verdict import judge
 from apr.tasks.countdown import Problem
 from tests.faults.fuzz import check, fuzz
 
@@ -143,7 +143,7 @@ def test_numbers_without_end_are_malformed_and_cost_nothing():
     number = [ids[word] for word in long.split()]
     text = [ids["answer"], *number, ids["*"], *number, ids["="], *number, ids["end"]]
     rollout = run(language, [text], Limits(20_000, 20_000, 10, 1))
-    row = verdict(language, PROBLEM, rollout)
-    assert row["status"] == "malformed" and row["reason"] == "expected a number, found '9'"
+    row = judge(language, PROBLEM, rollout)
+    assert row.status == "malformed" and row.reason == "expected a number, found '9'"
     longest = ["9"] + ["##9"] * (DIGITS - 1)
     assert language.vocabulary.read_number([ids[word] for word in longest], 0) == (10**DIGITS - 1, DIGITS)

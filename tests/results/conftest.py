@@ -5,8 +5,8 @@ import pytest
 
 from apr.core.files import write_json, write_rows
 from apr.core.params import load_params
-from apr.evaluation.judge import EVAL_SCHEMA, LEDGER
 from apr.evaluation.points import condition_kind, jobs, points
+from apr.evaluation.results import EVAL_SCHEMA, LEDGER
 
 
 def make_row(model, stage, problem, point, kind, **columns):

@@ -8,9 +8,8 @@ from test_figures import cell, evidence
 
 from apr.core.errors import DataError
 from apr.core.files import write_rows
-from apr.evaluation.judge import EVAL_SCHEMA
 from apr.evaluation.points import Point, teachers
-from apr.evaluation.results import Key
+from apr.evaluation.results import EVAL_SCHEMA, Key
 from apr.results.claims.claims import CLAIMS
 from apr.results.claims.table import END, START, check_readme, claim_row, make_claims
 from apr.results.evidence import pool

@@ -19,8 +19,8 @@ from apr.core.files import read_json, write_text
 from apr.core.params import Params
 from apr.core.provenance import cost
 from apr.core.recipe import DIRECTORY_SEAL, flat
-from apr.evaluation.judge import LEDGER
 from apr.evaluation.points import jobs
+from apr.evaluation.results import LEDGER
 from apr.results.claims.table import FORMATS, printed_cells
 from apr.results.evidence import Evidence, Row, accuracy, mean, read_evidence
 from apr.results.figures import style

@@ -8,17 +8,19 @@ import numpy as np
 
 from apr.core.files import read_rows
 from apr.core.params import Params
-from apr.evaluation.judge import ledger, verdict
+from apr.engine.opening import open_engine
 from apr.evaluation.latency_model import Part, parts_of
 from apr.evaluation.points import Point, condition_kind, jobs, points, teachers
-from apr.evaluation.results import Cell, Key
-from apr.evaluation.sweep import make_request, open_engine, orchestrate
+from apr.evaluation.results import Cell, Key, ledger
+from apr.evaluation.sweep import make_request
 from apr.language import Language
 from apr.language.events import Malformed
 from apr.language.tokenizer import load_language
 from apr.results.evidence import Evidence
+from apr.rollouts.decoding import orchestrate
 from apr.rollouts.records import rollouts_of
 from apr.rollouts.rollout import Rollout, Status
+from apr.rollouts.verdict import judge
 from apr.tasks.countdown import Problem
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA
 
@@ -109,10 +111,11 @@ def problem_cases(evidence: Evidence, problems: Sequence[Problem], models: Path)
     for key, (stage, model, point) in zip(keys, shown, strict=True):
         checkpoint, kind = models / stage / model, condition_kind(params, model, stage)
         language, cell = load_language(checkpoint), evidence.cells[key]
-        orchestrator = orchestrate(params, language, open_engine(params, language, checkpoint))
+        engine = open_engine(params.engine, params.grammar.window, language.syntax.stop_ids, checkpoint)
+        orchestrator = orchestrate(params, language, engine)
         requests = [make_request(params, language, problem, point, kind) for problem in picked]
         for problem, rollout in zip(picked, orchestrator.run(requests), strict=True):
-            now = ledger(rollout) | {"strict": verdict(language, problem, rollout)["strict"]}
+            now = ledger(rollout) | {"strict": judge(language, problem, rollout).strict}
             row = cell.problems.index(problem.id), point.sample
             same = all(cell.columns[name][row] == value for name, value in now.items())
             note = "" if same else "decoded anew, and not as in the evaluation: other rounding"
@@ -159,7 +162,7 @@ def rollout_entry(
     A part is: the step at which it begins, its sampled tokens, the text it reads, the text it samples, and
     the threads that it spawns.
     """
-    threads, judged, usage = parts_of(rollout), verdict(language, problem, rollout), rollout.usage
+    threads, judged, usage = parts_of(rollout), judge(language, problem, rollout), rollout.usage
     when, decode, entries = timeline(threads), language.vocabulary.decode, []
     for thread, parts, starts in zip(rollout.threads, threads, when.starts, strict=True):
         at, pieces = 0, []
@@ -176,6 +179,6 @@ def rollout_entry(
             "reason": thread.reason, "end": when.ends[thread.index], "parts": pieces,
             "critical": thread.index in when.critical, "returned": decode(returned),
         })  # fmt: skip
-    return {"name": name, "note": note, "solved": judged["strict"], "answer": judged["answer"],
-            "reason": judged["reason"], "total": usage.total, "sequential": usage.sequential,
+    return {"name": name, "note": note, "solved": judged.strict, "answer": judged.answer,
+            "reason": judged.reason, "total": usage.total, "sequential": usage.sequential,
             "children": usage.children, "threads": entries}  # fmt: skip

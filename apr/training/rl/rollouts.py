@@ -18,12 +18,11 @@ from apr.core.seeds import derive_rng, derive_seed
 from apr.engine.interface import Decoder
 from apr.engine.sharding import gather
 from apr.engine.slots import SlotEngine
-from apr.language.events import Condition, Malformed
-from apr.language.language import Language
-from apr.rollouts.orchestrator import Orchestrator
-from apr.rollouts.rollout import Limits, Request, Rollout, Status
-from apr.tasks.countdown.problem import Problem
-from apr.tasks.countdown.verify import verify
+from apr.language import Condition, Language
+from apr.rollouts.decoding import orchestrate, prompt_of
+from apr.rollouts.rollout import Request, Rollout, Status
+from apr.rollouts.verdict import judge
+from apr.tasks.countdown import Problem
 from apr.training.rl.packing import PackedRow, pack
 from apr.training.rl.servers import ServedPolicy
 
@@ -43,17 +42,6 @@ def draw_problems(params: Params, policy: str, problems: Sequence[Problem]) -> l
     return drawn
 
 
-def solved(language: Language, problem: Problem, rollout: Rollout) -> bool:
-    """The strict verdict on the root's answer; a rollout that gives none is not solved (the paper's rule)."""
-    root = rollout.threads[0]
-    if root.status != Status.DONE:
-        return False
-    answer = language.answer(root.ids)
-    if answer is None or isinstance(answer, Malformed):
-        return False
-    return verify(problem, answer).strict
-
-
 class Sampler:
     """`sample` is the trainer's `rollout_func`; `record` holds the figures of the last step.
 
@@ -68,18 +56,14 @@ class Sampler:
         self._problems = {problem.id: problem for problem in problems}
         self._served = served
         self._condition = None if children is None else Condition("children", children)
-        self._limits = Limits(window=params.grammar.window, max_tokens=params.engine.max_tokens,
-                              max_children=params.grammar.max_children, max_depth=params.engine.max_depth)
         self.record: dict[str, float] = {}
         self.bare: Any = None  # where the weights of the model in training are gathered, if they are sharded
         for problem in problems:
-            if (length := len(self.request(problem, "", 0.0, 0).prompt)) >= params.grammar.window:
-                raise ParamsError(f"grammar.window: {params.grammar.window} is not allowed; allowed: more "
-                                  f"than the {length} tokens of the prompt of problem {problem.id!r}")
+            self.request(problem, "", 0.0, 0)
 
     def request(self, problem: Problem, name: str, temperature: float, seed: int) -> Request:
-        """A rollout of `problem`, whose prompt asks for what the policy's do."""
-        prompt = self._language.prompt(problem.numbers, problem.target, self._condition)
+        """A rollout of `problem`, whose prompt asks for what the policy's do. Raises `ParamsError`."""
+        prompt = prompt_of(self._params, self._language, problem, self._condition)
         return Request(name, prompt, temperature, seed)
 
     def decode(self, requests: Sequence[Request], model: torch.nn.Module) -> list[Rollout]:
@@ -91,8 +75,7 @@ class Sampler:
             return self._run(requests, SlotEngine(decoder, self._language.syntax.stop_ids, slots, window))
 
     def _run(self, requests: Sequence[Request], decoder: Decoder) -> list[Rollout]:
-        policy = self._params.engine.policy
-        return Orchestrator(decoder, self._language.syntax, self._limits, policy).run(requests)
+        return orchestrate(self._params, self._language, decoder).run(requests)
 
     def _decode_step(self, requests: Sequence[Request], trainer: Any) -> list[Rollout]:
         if self._served is None:
@@ -124,7 +107,7 @@ class Sampler:
             parts = gather_object([rollouts])
             rollouts = [parts[row % processes][row // processes] for row in range(len(requests))]
         rewards = [
-            float(solved(self._language, self._problems[name], rollout))
+            float(judge(self._language, self._problems[name], rollout).strict)
             for name, rollout in zip(prompts, rollouts, strict=True)
         ]
         groups = [rewards[start : start + rl.group] for start in range(0, len(rewards), rl.group)]

@@ -25,6 +25,7 @@ from apr.engine.remote import RemoteDecoder
 from apr.engine.sharding import gather
 from apr.engine.wires import load_weights, wire_of
 from apr.language.language import Language
+from apr.rollouts.decoding import connect
 
 
 def check_servers(servers: RolloutServers | None) -> None:
@@ -50,7 +51,7 @@ class ServedPolicy:
 
     def __init__(self, params: Params, language: Language, checkpoint: Path, folder: Path):
         assert params.rl.servers is not None
-        self._servers, self._engine = params.rl.servers, params.engine
+        self._servers, self._params = params.rl.servers, params
         self._language, self._checkpoint, self._folder = language, checkpoint, folder
 
     @contextmanager
@@ -60,12 +61,10 @@ class ServedPolicy:
 
         Raises `ServerError` if a server did not take them, and while decoding.
         """
-        servers, language = self._servers, self._language
+        servers = self._servers
         version = None if servers.backend == "vllm" else self._publish(trainer, bare)
-        with RemoteDecoder(
-            servers.endpoints, wire_of(servers.backend, servers.served_model, version),
-            language.syntax.stop_ids, language.vocabulary.size, self._engine.slots, self._engine.timeout,
-        ) as decoder:  # fmt: skip
+        wire = wire_of(servers.backend, servers.served_model, version)
+        with connect(self._params, self._language, servers.endpoints, wire) as decoder:
             yield decoder
 
     def _publish(self, trainer: Any, bare: Any) -> str:
@@ -77,6 +76,6 @@ class ServedPolicy:
                 model = copy.deepcopy(model).merge_and_unload()
             save_checkpoint(model, self._checkpoint, self._folder)
             versions = [digest(hash_tree(self._folder, self._folder))]
-            load_weights(self._servers.endpoints, self._folder, versions[0], self._engine.timeout)
+            load_weights(self._servers.endpoints, self._folder, versions[0], self._params.engine.timeout)
             remove(self._folder)
         return str(broadcast_object_list(versions)[0])

@@ -4,7 +4,7 @@
     for step in 1..steps:
         draw `prompts` training problems                                        rollouts.draw_problems
         decode `group` rollouts of each with the policy, parents and children   rollouts.Sampler.sample
-        r = 1 where the strict verifier accepts the root's answer, else 0       rollouts.solved
+        r = 1 where the strict verifier accepts the root's answer, else 0       rollouts.judge
         A = (r - mean of its group) / (standard deviation of its group + 1e-4)  trl.GRPOTrainer
         repeat `inner_updates` times:                                           trainer.PackedGRPOTrainer
             ratio = policy / policy that sampled, for each sampled token of each thread

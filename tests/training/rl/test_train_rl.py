@@ -16,6 +16,7 @@ from apr.engine.checkpoint import load_model
 from apr.language.tokenizer import load_language
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.records import rollouts_of
+from apr.rollouts.verdict import Judgement
 from apr.tasks.countdown.problem import read_problems
 from apr.training.rl.rollouts import Sampler, draw_problems, given_reward
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA, Snapshots, snapshot_steps
@@ -136,7 +137,7 @@ def test_a_fault_in_the_reward_ends_the_run(params, problems, validation, checkp
     def broken(*_):
         raise ZeroDivisionError("verifier")
 
-    monkeypatch.setattr("apr.training.rl.rollouts.verify", broken)
+    monkeypatch.setattr("apr.rollouts.verdict.verify", broken)
     with pytest.raises(ZeroDivisionError, match="verifier"):
         train_rl(params, "apr", problems, validation, checkpoint, tmp_path / "rl")
 
@@ -213,7 +214,7 @@ def test_state_of_another_run_is_not_resumed(params, problems, validation, check
 def test_steps_without_signal_change_nothing_and_are_counted(
     params, problems, validation, checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("apr.training.rl.rollouts.solved", lambda *_: False)
+    monkeypatch.setattr("apr.training.rl.rollouts.judge", lambda *_: Judgement("done"))
     train_rl(params, "apr", problems, validation, checkpoint, tmp_path / "rl")
     lines, _ = log(tmp_path / "rl")
     figures = [(line["zero_variance_groups"], line["kl"], line["grad_norm"]) for line in lines]

@@ -28,11 +28,12 @@ from apr.core.files import read_rows
 from apr.core.params import overlay
 from apr.engine.checkpoint import load_model
 from apr.engine.slots import SlotEngine
-from apr.evaluation.judge import EVAL_SCHEMA
 from apr.evaluation.points import condition_kind, point_columns, points
-from apr.evaluation.sweep import evaluate, orchestrate
+from apr.evaluation.results import EVAL_SCHEMA
+from apr.evaluation.sweep import evaluate
 from apr.language.tokenizer import load_language, make_tokenizer
 from apr.results.checks import _check_rows, _Findings
+from apr.rollouts.decoding import orchestrate
 from apr.rollouts.rollout import Request
 from apr.tasks.countdown import read_problems
 from apr.tasks.countdown.generate import make_problems
