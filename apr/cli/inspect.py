@@ -33,9 +33,11 @@ def status(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Estimate what a scale costs, from its parameters alone: tokens, FLOPs, disk, hours by job."""
-    from apr.pipeline.rates import report
+    from apr.pipeline.cost import Estimate, rates_for, report
 
-    for line in report(args.scale, args.measured or (RECORDED if RECORDED.is_file() else None)):
+    estimate = Estimate(load_scale(args.scale))
+    recorded = args.measured or (RECORDED if RECORDED.is_file() else None)
+    for line in report(estimate, rates_for(estimate, args.scale, recorded, args.rate)):
         print(line)
 
 

@@ -176,6 +176,8 @@ def build_parser() -> argparse.ArgumentParser:
     verb = add_verb(verbs, inspect.plan)
     verb.add_argument("--measured", type=Path, metavar="RUN.JSON",
                       help="recorded run that gives the hours here (default: results/run.json, if it exists)")
+    verb.add_argument("--rate", action="append", default=[], metavar="STAGE=NUMBER",
+                      help="work a second of a stage, as the last line has it; may be repeated")
     verb.set_defaults(run=inspect.plan)
     verb = verbs.add_parser("why", **describe(inspect.why))
     verb.add_argument("artefact", help="a file or directory below data, results or scales/NAME")

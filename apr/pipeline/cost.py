@@ -1,93 +1,53 @@
 """What the jobs of a scale cost, from its parameters alone: tokens, FLOPs, bytes, and hours of some devices.
 
-No data is read. The first problems of each split are drawn again and the solvers run on them: their traces
-are those that the jobs will write. `apr.pipeline.decoded` says what models decode, `apr.engine.flops` what
-passes cost, and `apr.pipeline.rates` how many seconds that takes where a run was recorded.
+No data is read. Problems are drawn again and the solvers run on the first of them; a model is taken to decode
+what its solver writes. Hours here follow from one rate a stage: that of a recorded run, or one that is given.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from io import BytesIO
+from math import ceil
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
-from apr.core.errors import ParamsError
+from apr.core.errors import DataError, ParamsError
+from apr.core.files import read_json
 from apr.core.params import Params
-from apr.engine.flops import Device, Sizes
-from apr.evaluation.points import Point, points
-from apr.evaluation.results import EVAL_SCHEMA
-from apr.evaluation.teacher import teacher_points
+from apr.engine.checkpoint import new_model
+from apr.engine.flops import DEVICES, Device, sizes_of
+from apr.evaluation.points import Point, condition_kind, points
+from apr.evaluation.teacher import as_rollout, draw, teacher_points
 from apr.language import build_language
-from apr.pipeline.decoded import Decoded, Decoder, Habits, Rows
-from apr.pipeline.plan import nodes
-from apr.tasks.countdown.generate import SPLITS, generate_problems
-from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem
+from apr.pipeline.plan import load_scale, nodes
+from apr.tasks.countdown.generate import generate_problems
 from apr.training.traces import CHUNK, chunk_table
 
+TRACED, DECODED = 1000, 50
+"""Problems that solvers run on: for traces, and for each condition of a model or a teacher."""
 UTILISATION = 0.4
 """Share of a peak that is reached, of FLOP/s as of bandwidth: assumed, not measured."""
-
-TRACED = 4 * CHUNK
-"""Training problems that are traced, at most."""
-NUMBER = 4
-"""Bytes of a weight, moment, key or value: all are float32."""
-SFT_STATES, RL_STATES = 3, 2
-"""Trainer states on disk at most: a new one is written before the oldest of those kept is removed."""
-
-
-class Model(NamedTuple):
-    """Sizes that FLOPs and bytes follow from, in numbers."""
-
-    sizes: Sizes
-    parameters: int
-    cached: int
-    """Keys and values of a token."""
-    orthogonalized: int
-    """FLOPs of a step of Muon; 0 under AdamW."""
-
-
-def model_of(params: Params) -> Model:
-    """Raises `ParamsError` if training starts from another model, whose size the parameters do not say."""
-    from apr.training.sft.muon import ITERATIONS
-
-    if params.sft.base is not None:
-        raise ParamsError(f"sft.base: {params.sft.base!r} is not allowed; allowed: null, as the parameters "
-                          "do not say the size of another model")
-    model, hidden = params.model, params.model.hidden
-    keys = hidden // model.heads * model.kv_heads
-    layer = [(hidden, hidden), (hidden, keys), (hidden, keys), (hidden, hidden), *3 * [(hidden, model.ffn)]]
-    weights = model.layers * sum(rows * columns for rows, columns in layer)
-    words = build_language(params.grammar, params.problems).vocabulary.size * hidden
-    norms = (2 * model.layers + 1) * hidden
-    muon = sum(4 * min(m) ** 2 * max(m) + 2 * min(m) ** 3 for m in layer) * ITERATIONS * model.layers
-    return Model(
-        sizes=Sizes(weights + words, attention=model.layers * hidden),
-        parameters=weights + norms + words * (1 if model.tie_embeddings else 2),
-        cached=2 * model.layers * keys,
-        orthogonalized=muon if params.sft.optimizer == "muon" else 0,
-    )  # fmt: skip
+NUMBER, ROLLOUT = 4, 10
+"""Bytes of a weight, key or value (all are float32), and on disk of a row of an evaluation (measured)."""
 
 
 class Cost(NamedTuple):
-    """Of one job. `tokens`: written, trained on or sampled; FLOPs: `trained` in `precision`, `decoded` in
-    float32; bytes: `read` from weights and cache by decoding, `kept` on disk, and on disk `until` it ends;
-    `units`: rollouts, tokens one after the other of a latency, or what a job without a model does."""
+    """Of one job. `work`: what its seconds are proportional to within a stage; `tokens`: written, trained on
+    or sampled; FLOPs: `trained` in `precision`, `decoded` in float32; bytes: `read` from weights and cache by
+    decoding, kept on `disk`."""
 
+    work: float = 1
     tokens: float = 0
     trained: float = 0
     decoded: float = 0
     read: float = 0
-    kept: float = 0
-    until: float = 0
-    units: float = 0
+    disk: float = 0
     precision: str = "float32"
-
-    @property
-    def flops(self) -> float:
-        return self.trained + self.decoded
 
     def hours(self, device: Device) -> float:
         """At `UTILISATION`: training is bound by FLOP/s, decoding by FLOP/s or by bandwidth."""
@@ -95,148 +55,167 @@ class Cost(NamedTuple):
         return (self.trained / device.flops[self.precision] + decoding) / UTILISATION / 3600
 
 
-class TrainedOn(NamedTuple):
-    """Threads of an epoch of SFT, their mean tokens, and `context`: sum of squared lengths over tokens."""
-
-    threads: float
-    mean: float
-    context: float
-
-
 class Estimate:
-    """`costs` of every job of `params`, by its id. Raises `ParamsError`."""
+    """`costs` of every job of `params`, by its id. Raises `ParamsError` if training starts from another
+    model, whose size the parameters do not say, or if no trace of a method fits the window."""
 
     def __init__(self, params: Params):
-        self.params, self.model = params, model_of(params)
-        self.language = build_language(params.grammar, params.problems)
-        self.decoder = Decoder(params, self.language)
-        self.trained_on: dict[str, TrainedOn] = {}
-        """By method; its traces come before its SFT."""
+        if params.sft.base is not None:
+            raise ParamsError(f"sft.base: {params.sft.base!r} is not allowed; allowed: null, as the "
+                              "parameters do not say the size of another model")
+        self.params, self.language = params, build_language(params.grammar, params.problems)
+        with torch.device("meta"):
+            model = new_model(params.model, self.language.vocabulary.size, 0, params.grammar.window, seed=0)
+        self.sizes, self.parameters = sizes_of(model), model.num_parameters()
+        few = {"train": min(params.problems.train, TRACED)}
+        self.problems = generate_problems(params.problems.model_copy(update=few), params.seed)
+        self.threads: dict[str, tuple[float, float]] = {}
+        """Mean tokens of the threads that SFT sees, and their squares' sum over their sum, by method."""
+        self._written = cache(self._write)
         self.costs: dict[str, Cost] = {}
-        self.adopt({})
-
-    def adopt(self, habits: Habits) -> None:
-        """Estimates anew, of models that decode so much of what their solvers write."""
-        self.decoder.habits = habits
-        for name in nodes(self.params):
+        for name in nodes(params):
             stage, *which = name.split("/")
-            if name in self.costs and stage in ("problems", "traces", "sft"):
-                continue  # nothing is decoded
-            cost = getattr(self, f"_{stage}", None)
-            self.costs[name] = cost(*which) if cost else self._results()
-
-    @cached_property
-    def problems(self) -> dict[str, list[Problem]]:
-        """The first training problems, and all others."""
-        settings = self.params.problems
-        drawn = settings.model_copy(update={"train": min(settings.train, TRACED)})
-        return generate_problems(drawn, self.params.seed)
+            cost: Callable[..., Cost] = getattr(self, f"_{stage}", Cost)
+            self.costs[name] = cost(*which)
 
     def _problems(self) -> Cost:
-        kept, wanted = 0.0, {split: getattr(self.params.problems, split) for split in SPLITS}
-        for split, problems in self.problems.items():
-            rows = [{"problem_id": p.id, "numbers": p.numbers, "target": p.target} for p in problems]
-            kept += parquet_bytes(rows, PROBLEM_SCHEMA, wanted[split])
-        return Cost(kept=kept, units=sum(wanted.values()))
-
-    def _tokenizer(self) -> Cost:
-        return Cost(units=1)
+        return Cost(work=self.params.problems.train)
 
     def _traces(self, method: str) -> Cost:
-        params = self.params
-        problems, size, file = self.problems["train"][: params.traces.problems], [0], BytesIO()
-        tables = [chunk_table(problems[start : start + CHUNK], method, params, self.language)
-                  for start in range(0, len(problems), CHUNK)]  # fmt: skip
-        with pq.ParquetWriter(file, tables[0].schema, compression="zstd") as writer:
-            for table in tables:
-                writer.write_table(table, row_group_size=max(1, len(table)))
-                size.append(file.tell())
-        table, scale = pa.concat_tables(tables), params.traces.problems / len(problems)
+        table = chunk_table(self.problems["train"], method, self.params, self.language)
+        if not len(table):
+            raise ParamsError(f"grammar.window: {self.params.grammar.window} is not allowed; allowed: more, "
+                              f"as no trace of {method} fits")
         lengths = table["length"].to_numpy().astype(float)
-        roots = np.array(table["role"].to_pylist()) == "root"
-        seen = np.where(roots | table["solved"].to_numpy(), 1.0, params.sft.child_share)
-        if not lengths.sum():
-            raise ParamsError(f"grammar.window: {params.grammar.window} is not allowed; allowed: more, as no "
-                              f"trace of {method} fits")
-        self.trained_on[method] = TrainedOn(
-            threads=float(seen.sum() * scale), mean=float(seen @ lengths / seen.sum()),
-            context=float(seen @ lengths**2 / (seen @ lengths)),
-        )  # fmt: skip
-        return Cost(tokens=lengths.sum() * scale, kept=file.tell() + (size[-1] - size[0]) * (scale - 1))
+        wanted = (table["thread"].to_numpy() == 0) | table["solved"].to_numpy()
+        seen = np.where(wanted, 1.0, self.params.sft.child_share)
+        self.threads[method] = seen @ lengths / seen.sum(), seen @ lengths**2 / (seen @ lengths)
+        count, few = self.params.traces.problems, len(self.problems["train"])
+        pq.write_table(table, file := BytesIO(), ceil(len(table) * CHUNK / few), compression="zstd")
+        return Cost(work=count, tokens=lengths.sum() * count / few, disk=file.tell() * count / few)
 
     def _sft(self, method: str) -> Cost:
-        sft, model = self.params.sft, self.model
-        tokens = sft.tokens[method]
-        steps = tokens / sft.row_tokens / sft.rows_per_step
-        flops = 3 * model.sizes.forward(tokens, tokens * self.trained_on[method].context)
-        moments = 1 if model.orthogonalized else 2
-        return Cost(tokens=tokens, trained=flops + steps * model.orthogonalized, precision=sft.precision,
-                    kept=NUMBER * model.parameters,
-                    until=SFT_STATES * (1 + moments) * NUMBER * model.parameters)
+        tokens = self.params.sft.tokens[method]
+        flops = 3 * self.sizes.forward(tokens, tokens * self.threads[method][1])
+        return Cost(flops, tokens, flops, disk=NUMBER * self.parameters, precision=self.params.sft.precision)
+
+    def _write(self, method: str, condition: int | None) -> np.ndarray:
+        """Of rollouts that the solver writes under a condition, means: sampled tokens, all tokens, the sum of
+        the threads' squared lengths, and sampled tokens that depend on each other."""
+        window, serial = self.params.grammar.window, condition_kind(self.params, method, "sft") == "tokens"
+        point, cut = Point(condition, 0.0, 0), window
+        if serial and condition:  # a budget only cuts
+            point, cut = Point(None, 0.0, 0), min(window, condition)
+        found = []
+        for problem in self.problems["test"][:DECODED]:
+            rollout = as_rollout(self.language, draw(problem, point, method, self.params), cut)
+            lengths = np.array([len(thread.ids[:cut]) for thread in rollout.threads])
+            sampled = sum(sum(thread.sampled[:cut]) for thread in rollout.threads)
+            sequential = min(sampled, rollout.usage.sequential)
+            found.append((sampled, lengths.sum(), (lengths**2).sum(), sequential))
+        return np.mean(found, 0)
+
+    def _decode(self, method: str, at: list[Point], rollouts: int, batches: int = 1) -> Cost:
+        """Of `batches` one after the other, each of so many `rollouts` at once at every point; its work is
+        tokens one after the other."""
+        model, written = self.params.model, np.sum([self._written(method, p.condition) for p in at], 0)
+        sampled, tokens, squares, sequential = map(float, written * rollouts * batches)
+        token = 2 * NUMBER * model.layers * model.hidden // model.heads * model.kv_heads  # in the KV cache
+        steps = max(sampled / self.params.engine.slots, sequential / rollouts)
+        return Cost(sequential, sampled, decoded=self.sizes.forward(tokens, squares),
+                    read=NUMBER * self.sizes.weights * steps + token * squares / 2)
 
     def _rl(self, policy: str) -> Cost:
-        rl, settings, model = self.params.rl, self.params.rl.policies[policy], self.model
-        at = [Point(settings.children, rl.temperature, sample) for sample in range(rl.group)]
-        decoded, _ = self.decoder.decode(("sft", "rl"), settings.method, at, self.problems["train"])
-        steps, rollouts = settings.steps or rl.steps, rl.prompts * rl.group
-        # The policy forward and backward in each update, the reference forward once. Groups without signal
-        # are not scored, but how many there are depends on what is learnt: all are counted.
-        passes = rl.inner_updates * (2 if rl.lora else 3) + (settings.kl > 0)
-        forward = model.sizes.forward(steps * rollouts * decoded.tokens, steps * rollouts * decoded.squares)
-        return self._decoding(decoded, steps, rollouts)._replace(
-            trained=passes * forward, units=steps * rollouts,
-            kept=NUMBER * model.parameters,
-            until=RL_STATES * (3 if rl.optimizer == "adamw" else 1) * NUMBER * model.parameters,
-        )  # fmt: skip
+        rl, settings = self.params.rl, self.params.rl.policies[policy]
+        at, steps = [Point(settings.children, rl.temperature, 0)], settings.steps or rl.steps
+        cost = self._decode(settings.method, at, rl.prompts * rl.group, steps)
+        # The policy forward and backward in each update, the reference forward once; of every group, as if
+        # each had a signal.
+        trained = cost.decoded * (rl.inner_updates * (2 if rl.lora else 3) + (settings.kl > 0))
+        return cost._replace(work=cost.decoded + trained, trained=trained, disk=NUMBER * self.parameters)
 
     def _evaluate(self, stage: str, model: str) -> Cost:
-        at = points(self.params, model, stage)
-        count = self.params.eval.problems
-        decoded, rows = self._decode(stage, model, at, count)
-        cost = self._decoding(decoded, 1, count * len(at))
-        kept = parquet_bytes(rows, EVAL_SCHEMA, count * len(at))
-        return cost._replace(kept=kept, units=count * len(at))
+        at, count = points(self.params, model, stage), self.params.eval.problems
+        cost = self._decode(self._method(stage, model), at, count)
+        return cost._replace(work=cost.decoded, disk=ROLLOUT * count * len(at))
 
     def _latency(self, stage: str, model: str) -> Cost:
-        greedy = [point for point in points(self.params, model, stage) if point.temperature == 0]
-        count = self.params.eval.latency_problems
-        at = greedy or [Point(None, 0.0, 0)]
-        decoded, _ = self._decode(stage, model, at, count)
-        cost = self._decoding(decoded, count * len(at), 1)
-        return cost._replace(units=count * len(at) * decoded.sequential)
+        at = [point for point in points(self.params, model, stage) if point.temperature == 0]
+        at = at or [Point(None, 0.0, 0)]
+        return self._decode(self._method(stage, model), at, 1, self.params.eval.latency_problems)
 
     def _teacher(self, method: str) -> Cost:
         at, count = teacher_points(self.params, method), self.params.eval.problems
-        decoded, rows = self._decode("solver", method, at, count)
-        kept = parquet_bytes(rows, EVAL_SCHEMA, count * len(at))
-        return Cost(tokens=count * len(at) * decoded.sampled, kept=kept)
+        tokens = self._decode(method, at, count).tokens
+        return Cost(tokens, tokens, disk=ROLLOUT * count * len(at))
 
-    def _results(self) -> Cost:
-        """Figures, claims, checks: they read every rollout."""
-        return Cost(units=sum(cost.units for name, cost in self.costs.items() if name.startswith("evaluate")))
-
-    def _decode(self, stage: str, model: str, at: list[Point], count: int) -> tuple[Decoded, Rows]:
-        method = model if stage in ("sft", "solver") else self.params.rl.policies[model].method
-        return self.decoder.decode([stage], method, at, self.problems["test"][:count])
-
-    def _decoding(self, decoded: Decoded, batches: float, rollouts: float) -> Cost:
-        """Of `batches`, one after the other, of so many rollouts at the same time."""
-        model, total = self.model, batches * rollouts
-        steps = batches * max(rollouts * decoded.sampled / self.params.engine.slots, decoded.sequential)
-        # The cache is dense: a step reads each slot's as far as its longest thread goes.
-        cache = total * decoded.sampled * decoded.longest * model.cached
-        return Cost(tokens=total * decoded.sampled, read=NUMBER * (steps * model.sizes.weights + cache),
-                    decoded=model.sizes.forward(total * decoded.tokens, total * decoded.squares))
+    def _method(self, stage: str, model: str) -> str:
+        return model if stage == "sft" else self.params.rl.policies[model].method
 
 
-def parquet_bytes(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, count: int) -> float:
-    """Bytes of a file of `count` rows like `rows`: any others add what the second half of them adds."""
+def rates_of(run: Mapping[str, Any], costs: Mapping[str, Cost]) -> dict[str, float]:
+    """What each stage of a recorded run (`results/run.json`) did a second, whose jobs had these costs."""
+    sums: dict[str, np.ndarray] = {}
+    for name, job in run["jobs"].items():
+        if name in costs and job.get("seconds"):
+            stage = name.split("/")[0]
+            sums[stage] = sums.get(stage, np.zeros(2)) + (costs[name].work, job["seconds"])
+    return {stage: float(work / seconds) for stage, (work, seconds) in sums.items()}
 
-    def size(part: Sequence[Mapping[str, Any]]) -> int:
-        file = BytesIO()
-        pq.write_table(pa.Table.from_pylist(part, schema=schema), file, compression="zstd")
-        return file.tell()
 
-    half = len(rows) // 2
-    whole = size(rows)
-    return whole + (whole - size(rows[:half])) / (len(rows) - half) * (count - len(rows))
+def rates_for(
+    estimate: Estimate, scale: str, recorded: Path | None, given: Sequence[str]
+) -> dict[str, float]:
+    """The rates of the run in the file `recorded`, if there is one, and those `given` as STAGE=NUMBER.
+
+    Raises `DataError` or `ParamsError`.
+    """
+    rates: dict[str, float] = {}
+    if recorded:
+        run = read_json(recorded)
+        try:
+            ran = estimate if run["scale"] == scale else Estimate(load_scale(run["scale"]))
+            rates = rates_of(run, ran.costs)
+        except (KeyError, TypeError, AttributeError):
+            raise DataError(f"{recorded}: not a recorded run") from None
+    stages = dict.fromkeys(name.split("/")[0] for name in estimate.costs)
+    for text in given:
+        stage, _, number = text.partition("=")
+        with suppress(ValueError):
+            rates[stage] = float(number)
+        if stage not in stages or not 0 < rates.get(stage, 0) < np.inf or not number:
+            raise ParamsError(f"--rate: {text!r} is not allowed; allowed: STAGE=NUMBER, a number above 0 of "
+                              f"work a second, STAGE one of {', '.join(stages)}")
+    return rates
+
+
+def short(value: float) -> str:
+    """Three digits and a prefix: 1.23G; nothing for nothing."""
+    if not value:
+        return "-"
+    value = float(f"{value:.3g}")
+    power = int(np.clip(np.log10(value) // 3, 0, 7))
+    return f"{value / 1000**power:.3g}{' kMGTPEZ'[power].strip()}"
+
+
+def report(estimate: Estimate, rates: Mapping[str, float]) -> Iterator[str]:
+    """The lines of `apr plan`: a row for each job, and their sum; hours here are those at the `rates`."""
+    rows = [["job", "tokens", "FLOPs", "disk", *(f"{name} h" for name in DEVICES), "here h"]]
+    total = np.zeros(len(rows[0]) - 1)
+    for name, cost in estimate.costs.items():
+        here = cost.work / rates.get(name.split("/")[0], np.inf) / 3600
+        hours = [cost.hours(device) for device in DEVICES.values()]
+        values = [cost.tokens, cost.trained + cost.decoded, cost.disk, *hours, here]
+        total += values
+        rows.append([name, *map(short, values)])
+    rows.append(["all", *map(short, total)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        yield "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])])
+    yield f"\nmodel: {estimate.parameters:,} parameters, {estimate.sizes.weights:,} in matrices"
+    for method, (mean, _) in estimate.threads.items():
+        count = estimate.params.sft.tokens[method] / mean
+        yield f"sft/{method}: {short(count)} sequences of {mean:.0f} tokens"
+    yield f"{', '.join(DEVICES)}: at {UTILISATION:.0%} of their peaks, assumed and not measured"
+    known = ", ".join(f"{stage} {short(rate)}" for stage, rate in rates.items())
+    yield f"here: work a second, by stage: {known or 'unknown'}"

@@ -1,6 +1,5 @@
-"""What `apr plan` estimates, against independent counts and against what runs have made."""
+"""What `apr plan` estimates, against counts by hand, PyTorch's own, and the bytes that runs have made."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -8,14 +7,14 @@ import torch
 from ruamel.yaml import YAML
 from torch.utils.flop_counter import FlopCounterMode
 
-from apr.core.errors import ParamsError
-from apr.core.files import read_json
+from apr.cli.main import main
+from apr.core.errors import DataError, ParamsError
+from apr.core.files import read_json, write_json
+from apr.core.params import Params
 from apr.engine.checkpoint import new_model
 from apr.engine.flops import Device, sizes_of
-from apr.evaluation.points import Point
-from apr.pipeline.cost import Cost, Estimate, model_of
+from apr.pipeline.cost import Cost, Estimate, rates_for, rates_of, short
 from apr.pipeline.plan import load_scale
-from apr.pipeline.rates import Rates, adopt_habits, short, work
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,132 +23,106 @@ def within(share: float, expected: float):
     return pytest.approx(expected, rel=share)
 
 
+def training_only(params: Params, **model: object) -> Params:
+    return params.model_copy(update={
+        "model": params.model.model_copy(update=model),
+        "rl": params.rl.model_copy(update={"policies": {}}),
+        "eval": params.eval.model_copy(update={"sweeps": {}}),
+    })  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def default() -> Estimate:
-    """As `apr plan` estimates: models decode what those of the recorded run did."""
-    estimate = Estimate(load_scale("default", ROOT))
-    adopt_habits(estimate, ROOT / "results/figures/fig7.csv")
-    return estimate
-
-
-def shown(figure: str, **wanted: object) -> list[dict[str, str]]:
-    """The rows of a figure of the recorded run with these values, numbers as numbers."""
-    rows = csv.DictReader((ROOT / f"results/figures/{figure}.csv").open())
-    return [row for row in rows if all(type(value)(row[name]) == value for name, value in wanted.items())]
+    return Estimate(load_scale("default", ROOT))
 
 
 @pytest.mark.parametrize("tied, kv_heads", [(True, 4), (False, 2)])
-def test_parameters_and_flops_are_those_of_the_model(tied, kv_heads):
-    params = load_scale("default", ROOT)
-    change = {"tie_embeddings": tied, "kv_heads": kv_heads}
-    params = params.model_copy(update={"model": params.model.model_copy(update=change)})
-    words = 4 + params.problems.numbers + params.grammar.max_children + 10 + 101 + 22
-    model = new_model(params.model, words, 0, 256, seed=0, attention="eager")
-    estimate = model_of(params)
-    assert estimate.parameters == model.num_parameters()
-    assert estimate.sizes == sizes_of(model)
-    ids = torch.randint(words, (3, 200))
+def test_flops_are_those_that_are_computed(tied, kv_heads):
+    params = load_scale("smoke", ROOT)
+    shape = params.model.model_copy(update={"layers": 4, "hidden": 128, "heads": 4, "ffn": 344,
+                                            "tie_embeddings": tied, "kv_heads": kv_heads})  # fmt: skip
+    model = new_model(shape, 160, 0, 256, seed=0, attention="eager")
+    sizes = sizes_of(model)
+    ids = torch.randint(160, (3, 200))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=ids, use_cache=False)
     # Eager attention computes the whole square of which a causal kernel computes half.
-    assert counter.get_total_flops() == within(0.01, estimate.sizes.forward(600, 2 * 3 * 200**2))
+    assert counter.get_total_flops() == within(0.01, sizes.forward(600, 2 * 3 * 200**2))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, use_cache=False).logits.sum().backward()
-    assert counter.get_total_flops() == within(0.02, 3 * estimate.sizes.forward(600, 2 * 3 * 200**2))
+    assert counter.get_total_flops() == within(0.02, 3 * sizes.forward(600, 2 * 3 * 200**2))
 
 
-def test_a_model_that_is_not_in_the_parameters_is_refused():
-    params = load_scale("default", ROOT)
-    params = params.model_copy(update={"sft": params.sft.model_copy(update={"base": "elsewhere"})})
+@pytest.mark.parametrize("tied, kv_heads", [(True, 2), (False, 1)])
+def test_parameters_by_hand(tied, kv_heads):
+    params = training_only(load_scale("smoke", ROOT), tie_embeddings=tied, kv_heads=kv_heads)
+    estimate = Estimate(params)
+    words = 4 + params.problems.numbers + params.grammar.max_children + 10 + 101 + 22
+    layer = 2 * 32 * 32 + 2 * 32 * 16 * kv_heads + 3 * 32 * 64
+    assert estimate.sizes.weights == 2 * layer + words * 32
+    assert estimate.sizes.attention == 2 * 32
+    assert estimate.parameters == 2 * layer + 5 * 32 + words * 32 * (1 if tied else 2)
+    assert estimate.costs["sft/apr"].disk == 4 * estimate.parameters
+
+
+def test_the_paper_scale_is_the_papers():
+    """228M parameters without embeddings; 19,000 batches of 256 sequences of each method."""
+    estimate = Estimate(training_only(load_scale("paper", ROOT)))
+    weights = 18 * (4 * 1024**2 + 3 * 1024 * 2752) + (4 + 4 + 10 + 10 + 101 + 22) * 1024
+    assert estimate.sizes == (weights, 18 * 1024) and weights == within(0.005, 228e6)
+    assert estimate.parameters == weights + 37 * 1024
+    for method, (mean, context) in estimate.threads.items():
+        tokens = estimate.params.sft.tokens[method]
+        assert tokens / mean == within(0.05, 19_000 * 256), method
+        flops = 6 * weights * tokens + 6 * 18 * 1024 * context * tokens
+        assert estimate.costs[f"sft/{method}"].trained == within(1e-9, flops)
+
+
+def test_rl_and_evaluation_by_hand(default):
+    """The solver's tokens, as often as the parameters say; so many passes over them."""
+    params, costs = default.params, default.costs
+    sampled, tokens, squares, sequential = default._written("apr", 10)
+    forward = 6 * 32 * 5 * default.sizes.forward(tokens, squares)
+    held = costs["rl/apr_max"]
+    assert held.tokens == within(1e-9, 6 * 32 * 5 * sampled)
+    assert (held.decoded, held.trained) == (within(1e-9, forward), within(1e-9, 7 * forward))
+    assert costs["evaluate/rl/apr_max"].tokens == within(1e-9, 2 * params.eval.problems * sampled)
+    assert costs["latency/rl/apr_max"].work == within(1e-9, params.eval.latency_problems * sequential)
+    assert sequential < sampled / 2, "children decode beside each other"
+    short, long = (default._written("sos_plus", budget)[0] for budget in (64, None))
+    assert short < 64 < long, "a budget of tokens cuts"
+
+
+def test_another_model_or_no_trace_is_refused():
+    params = load_scale("smoke", ROOT)
+    other = params.model_copy(update={"sft": params.sft.model_copy(update={"base": "elsewhere"})})
     with pytest.raises(ParamsError, match=r"sft\.base: 'elsewhere' is not allowed; allowed: null"):
-        Estimate(params)
-
-
-def test_models_decode_as_many_tokens_as_is_estimated(default):
-    """Evaluations of the recorded run, whose Figure 7 has the habits; most of what is decoded is not in it.
-
-    Where temperatures 0.1 and 0.5 are in no figure, they are taken to be the mean of 0 and 1.
-    """
-    def free(model: str, stage: str, samples: int) -> float:
-        greedy, hot = (float(shown("fig7", model=model, stage=stage, temperature=temperature)[0]["tokens"])
-                       for temperature in (0.0, 1.0))
-        return greedy + (greedy + hot) + samples * hot
-
-    serial = {t: float(shown("fig8", series="SoS+ pass@n", amount=1, temperature=t)[0]["tokens"])
-              for t in (0.1, 0.5, 1.0)}
-    apr = "APR, children asked for"
-    asked = shown("fig4a", series=apr)
-    asked += [row for t in (0.1, 0.5) for row in shown("fig8", series=apr, temperature=t)]
-    held = shown("fig7", model="apr_max", stage="rl")
-    measured = {
-        "sft/sos_plus": sum(float(row["total"]) for row in shown("fig6", model="sos_plus", stage="sft"))
-        + 8 * serial[0.1] + 8 * serial[0.5] + 12 * serial[1.0],
-        "sft/apr": sum(float(row["total"]) for row in shown("fig6", model="apr", stage="sft"))
-        + sum(float(row["tokens"]) for row in asked) + free("apr", "sft", 3)
-        - float(shown("fig7", model="apr", stage="sft", temperature=0.0)[0]["tokens"]),
-        "rl/sos_plus": free("sos_plus", "rl", 6), "rl/apr": free("apr", "rl", 3),
-        "rl/apr_max": sum(float(row["tokens"]) for row in held),
-    }  # fmt: skip
-    for job, tokens in measured.items():
-        assert default.costs[f"evaluate/{job}"].tokens == within(0.16, 1000 * tokens), job
-    greedy = read_json(ROOT / "results/metrics.json")
-    for method in default.params.sft.tokens:
-        problems = default.problems["test"][:250]
-        decoded, _ = default.decoder.decode(["sft"], method, [Point(None, 0.0, 0)], problems)
-        assert decoded.sampled == within(0.25, greedy[f"sft_{method}_total_greedy"]), method
-
-
-def test_every_job_takes_as_long_as_is_estimated(default):
-    """The recorded run, to whose 40 jobs 14 rates are fitted."""
-    run = read_json(ROOT / "results/run.json")
-    rates, costs = Rates(run, default.costs), default.costs
-    assert len({kind for name, cost in costs.items() for kind in work(name, cost)}) == 14
-    for name, job in run["jobs"].items():
-        assert rates.seconds(name, costs[name]) == within(0.25, job["seconds"]), name
-    expected = sum(rates.seconds(name, costs[name]) for name in run["jobs"])
-    assert expected == within(0.1, sum(job["seconds"] for job in run["jobs"].values()))
+        Estimate(other)
+    narrow = params.model_copy(update={"grammar": params.grammar.model_copy(update={"window": 8})})
+    with pytest.raises(ParamsError, match=r"grammar\.window: 8 is not allowed; allowed: more, as no trace"):
+        Estimate(narrow)
 
 
 def test_the_recorded_run_left_as_many_bytes_as_is_estimated(default):
     stages = YAML(typ="safe").load((ROOT / "dvc.lock").read_text())["stages"].values()
     sizes = {part["path"]: part["size"] for stage in stages for part in stage.get("outs", ())}
     for folder, stage in (("traces", "traces/"), ("eval", "evaluate/"), ("teacher", "teacher/")):
-        kept = sum(cost.kept for name, cost in default.costs.items() if name.startswith(stage))
-        assert kept == within(0.25, sizes[f"data/{folder}"]), folder
+        disk = sum(cost.disk for name, cost in default.costs.items() if name.startswith(stage))
+        assert disk == within(0.25, sizes[f"data/{folder}"]), folder
 
 
 def test_a_run_of_the_smoke_scale_is_as_large_as_was_estimated(made):
     estimate, data = Estimate(load_scale("default", made.path)), made.path / "data"
-
-    def size(*paths: Path) -> int:
-        return sum(path.stat().st_size for path in paths)
-
-    assert estimate.costs["problems"].kept == size(*(data / "problems").glob("*.parquet"))
-    for method, trained_on in estimate.trained_on.items():
+    for method, (mean, _) in estimate.threads.items():
         traces, sft = estimate.costs[f"traces/{method}"], estimate.costs[f"sft/{method}"]
-        assert traces.kept == within(0.02, size(data / f"traces/{method}.parquet"))
+        assert traces.disk == within(0.02, (data / f"traces/{method}.parquet").stat().st_size)
         metrics = read_json(data / f"models/sft/{method}/metrics.json")
         assert sft.tokens == within(0.05, metrics["tokens"])
-        assert trained_on.threads == within(0.1, metrics["threads"])
-        assert sft.kept == within(0.1, size(data / f"models/sft/{method}/model.safetensors"))
+        assert mean == within(0.05, metrics["tokens"] / metrics["epochs"] / metrics["threads"])
+        assert sft.disk == within(0.1, (data / f"models/sft/{method}/model.safetensors").stat().st_size)
     for policy in estimate.params.rl.policies:
-        kept = estimate.costs[f"rl/{policy}"].kept
-        assert kept == within(0.1, size(data / f"models/rl/{policy}/model.safetensors"))
-    for method in ("apr", "sos_plus"):  # the same rollouts of the solvers
-        kept = estimate.costs[f"teacher/{method}"].kept
-        assert kept == within(0.02, size(data / f"teacher/{method}.parquet"))
-
-
-def test_the_paper_scale_is_the_papers():
-    """228M parameters without embeddings; 19,000 batches of 256 sequences of each method."""
-    params = load_scale("paper", ROOT)
-    training_only = {"rl": params.rl.model_copy(update={"policies": {}}),
-                     "eval": params.eval.model_copy(update={"sweeps": {}})}  # fmt: skip
-    estimate = Estimate(params.model_copy(update=training_only))
-    assert model_of(estimate.params).sizes.weights == within(0.005, 228e6)
-    for method, trained_on in estimate.trained_on.items():
-        sequences = estimate.params.sft.tokens[method] / trained_on.mean
-        assert sequences == within(0.05, 19_000 * 256), method
+        disk = estimate.costs[f"rl/{policy}"].disk
+        assert disk == within(0.1, (data / f"models/rl/{policy}/model.safetensors").stat().st_size)
 
 
 def test_hours_by_hand():
@@ -159,22 +132,38 @@ def test_hours_by_hand():
     assert Cost(decoded=1440.0, read=1440.0).hours(device) == pytest.approx(0.2)
 
 
-def test_rates_of_a_run_give_the_seconds_that_they_were_fitted_to():
-    costs = {
-        "sft/a": Cost(trained=100.0), "sft/b": Cost(trained=300.0),
-        "problems": Cost(units=10.0), "tokenizer": Cost(),
-        "evaluate/sft/a": Cost(decoded=50.0, units=10.0), "evaluate/sft/b": Cost(decoded=20.0, units=40.0),
-        "rl/a": Cost(trained=10.0, decoded=5.0, units=2.0), "figures": Cost(units=1.0),
-    }  # fmt: skip
-    seconds = {"sft/a": 25.0, "sft/b": 65.0, "problems": 6.0, "tokenizer": 1.0,
-               "evaluate/sft/a": 5 + 50 * 0.3 + 10 * 2.0,
-               "evaluate/sft/b": 5 + 20 * 0.3 + 40 * 2.0}  # fmt: skip
-    rates = Rates({"jobs": {name: {"seconds": value} for name, value in seconds.items()}}, costs)
-    for name, value in seconds.items():
-        assert rates.seconds(name, costs[name]) == pytest.approx(value)
-    assert rates.seconds("rl/a", costs["rl/a"]) == pytest.approx(5 + 10 * 0.2 + 5 * 0.3 + 2 * 2.0)
-    assert rates.seconds("figures", costs["figures"]) is None
+def test_a_rate_is_all_work_of_a_stage_over_all_its_seconds():
+    costs = {"sft/a": Cost(work=100.0), "sft/b": Cost(work=300.0), "sft/c": Cost(), "figures": Cost()}
+    jobs = {"sft/a": {"seconds": 25.0}, "sft/b": {"seconds": 55.0}, "sft/c": {}, "sft/gone": {"seconds": 1.0},
+            "figures": {"seconds": 4.0}}  # fmt: skip
+    assert rates_of({"jobs": jobs}, costs) == {"sft": 5.0, "figures": 0.25}
+
+
+def test_rates_are_given_or_recorded(tmp_path, default, capsys):
+    recorded = ROOT / "results/run.json"
+    rates = rates_for(default, "default", recorded, ["sft=4e13", "evaluate=2e9"])
+    assert rates == rates_for(default, "default", recorded, []) | {"sft": 4e13, "evaluate": 2e9}
+    assert rates.keys() == {name.split("/")[0] for name in default.costs}
+    assert rates_for(default, "default", None, ["sft=1"]) == {"sft": 1.0}
+    for given in ("sft", "sft=", "sft=fast", "sft=0", "sft=-1", "sft=nan", "sft=inf", "stf=1", "=1"):
+        with pytest.raises(ParamsError, match=f"--rate: '{given}' is not allowed; allowed: STAGE=NUMBER"):
+            rates_for(default, "default", None, [given])
+    write_json(tmp_path / "other.json", {"jobs": []})
+    with pytest.raises(DataError, match=r"other\.json: not a recorded run"):
+        rates_for(default, "default", tmp_path / "other.json", [])
+
+
+def test_the_table(capsys):
+    assert main(["plan", "--scale", "smoke", "--rate", "sft=1e6", "--measured", str(ROOT / "absent")]) == 2
+    assert capsys.readouterr().err == f"apr: error: {ROOT / 'absent'}: no such file\n"
+    assert main(["plan", "--scale", "smoke", "--rate", "sft=1e6"]) == 0
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first.split("  ")[0] == "job" and first.endswith("here h")
+    table = {row.split()[0]: row.split() for row in rows if row.strip()}
+    assert table["sft/apr"][1] == "20k" and table["figures"][1] == "-"
+    trained = Estimate(load_scale("smoke")).costs["sft/apr"].trained
+    assert float(table["sft/apr"][-1]) == within(0.01, trained / 3.6e9)
 
 
 def test_short():
-    assert [short(value) for value in (0, None, 0.012345, 999.6, 2.5e9)] == ["-", "-", "0.0123", "1k", "2.5G"]
+    assert [short(value) for value in (0, 0.012345, 999.6, 2.5e9)] == ["-", "0.0123", "1k", "2.5G"]
