@@ -4,7 +4,7 @@ from reprlib import Repr
 from typing import Any
 
 _SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 1, 80, 80
 
 
 def quoted(value: Any) -> str:

@@ -3,46 +3,39 @@
 `load_params` is the only reader. A preset (`presets/NAME.yaml`) overlays the default scale key by key.
 """
 
+import os
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+
+from apr.core.errors import ParamsError, quoted
+from apr.core.settings import (
+    Distinct,
+    Entries,
+    FilePath,
+    Natural,
+    Positive,
+    PositiveReal,
+    Range,
+    Real,
+    Section,
+    Seed,
+    Share,
+    Temperature,
+    Text,
+    Url,
+    overlay,
+    read_yaml,
+    refusal,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from apr.core.errors import ParamsError
-
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Join = Literal["all", "any"]
 """What a parent waits for: all its children, or the first that returns something."""
-T = TypeVar("T")
-
-
-def _present(entries: Any) -> Any:
-    return {k: v for k, v in entries.items() if v is not None} if isinstance(entries, Mapping) else entries
-
-
-Entries = Annotated[dict[str, T], BeforeValidator(_present)]
-"""Values by name; null removes a name, so that a preset can leave out a method, a policy or a sweep."""
-Range = tuple[Natural, Natural]
-"""Inclusive bounds, low first."""
-
-
-class Section(BaseModel):
-    """A section accepts its own keys only, and numbers only where numbers belong."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+PRETRAINED = "pretrained"
+"""Where the models are that `sft.base` may name."""
 
 
 class Problems(Section):
@@ -63,7 +56,7 @@ class Grammar(Section):
 
     number_tokens: Positive = 100
     """Numbers 0..number_tokens are one token each; larger ones are written by digits."""
-    window: Annotated[int, Field(ge=16)] = 256
+    window: Annotated[Positive, Field(ge=16)] = 256
     """Largest number of tokens in one thread, prompt included (paper: 4096)."""
     token_step: Positive = 32
     """SoS+ token budgets are multiples of this (paper: 512)."""
@@ -102,7 +95,7 @@ class TraceMethod(Section):
 class Traces(Section):
     problems: Positive
     """Training problems that are demonstrated, by each method."""
-    methods: Entries[TraceMethod]
+    methods: Annotated[Entries[TraceMethod], Field(min_length=1)]
 
 
 class Model(Section):
@@ -124,28 +117,28 @@ class Lora(Section):
 class Sft(Section):
     """Supervised training (paper: AdamW, lr 5e-5, batch 256, 19k steps)."""
 
-    base: Annotated[str, Field(min_length=1)] | None = None
+    base: Annotated[Text, AfterValidator(os.path.normpath)] | None = None
     """Directory in `pretrained/` of the causal LM to start from: a checkpoint of this project, or any of
     `transformers` with its own tokenizer, which gets the words that it lacks. Null trains from scratch."""
     lora: Lora | None = None
     """Train low-rank adapters, and the rows of new words, instead of all weights."""
-    tokens: Entries[Positive]
+    tokens: Annotated[Entries[Annotated[int, Field(ge=1, le=10**15)]], Field(min_length=1)]
     """Training tokens of each method (packed, prompt included)."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    learning_rate: PositiveReal = 3e-3
     """Of AdamW; under Muon, of embeddings and norms."""
-    matrix_learning_rate: Annotated[float, Field(gt=0)] = 0.015
+    matrix_learning_rate: PositiveReal = 0.015
     """Of the layers' weight matrices under Muon."""
     schedule: Literal["linear", "cosine"] = "linear"
     """How the learning rates fall to 0 after the warm-up."""
     warmup_share: Share = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Real = 0.01
     row_tokens: Positive = 4096
     """Tokens of one packed row: the micro-batch."""
     rows_per_step: Positive = 2
     child_share: Share = 0.4
     """Share of unsuccessful child threads that are kept, so that parents are seen more often."""
-    token_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    token_weights: dict[str, Real] = {}
     """Loss weight of a label by its token's text; 1 where absent."""
     checkpoint_steps: Positive = 200
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -157,7 +150,7 @@ class Policy(Section):
     method: str
     children: Natural | None = None
     """Condition on this number of children in every prompt; null leaves prompts unconditioned."""
-    kl: Annotated[float, Field(ge=0)] = 0.001
+    kl: Real = 0.001
     """KL coefficient (paper: 0.001 APR, 0.01 SoS+)."""
     steps: Positive | None = None
     """Steps of this policy; null for `rl.steps`."""
@@ -168,11 +161,11 @@ class RolloutServers(Section):
 
     backend: Literal["vllm", "sglang"]
     """`vllm` is sent weights by TRL, over NCCL; `sglang` reads them from disk, as does `apr serve`."""
-    endpoints: Annotated[list[str], Field(min_length=1)]
+    endpoints: Distinct[Url]
     """Base URLs: one of vLLM, as TRL sends to one; as many as there are of SGLang."""
-    served_model: str = "apr"
+    served_model: Text = "apr"
     """vLLM: the name that the model is served under."""
-    group_port: Positive = 51216
+    group_port: Annotated[int, Field(ge=1, le=65535)] = 51216
     """vLLM: port of the trainer's host that weights are sent through."""
 
 
@@ -182,14 +175,14 @@ class Rl(Section):
     policies: Entries[Policy]
     steps: Positive
     prompts: Positive = 16
-    group: Annotated[int, Field(ge=2)] = 5
+    group: Annotated[Positive, Field(ge=2)] = 5
     inner_updates: Positive = 2
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Plain gradient descent leaves alone the tokens that carry no signal; AdamW moves every weight."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    clip: Annotated[float, Field(gt=0)] = 0.2
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[Temperature, Field(gt=0)] = 1.0
+    learning_rate: PositiveReal = 1e-4
+    clip: PositiveReal = 0.2
+    max_grad_norm: PositiveReal = 1.0
     rows_per_device: Positive = 4
     """Packed rollouts per forward pass of the update."""
     lora: Lora | None = None
@@ -211,28 +204,28 @@ class Engine(Section):
     """Tokens sampled by all threads of one rollout together."""
     torch_threads: Positive = 1
     """CPU threads of one process: fixed, so that results do not depend on the number of cores."""
-    device: str = "auto"
-    accelerate: str | None = None
+    device: Annotated[str, Field(pattern="^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$")] = "auto"
+    accelerate: FilePath | None = None
     """Training in several processes: a configuration file of `accelerate launch` (profiles/accelerate)."""
     backend: Literal["slots", "vllm", "sglang"] = "slots"
     """What evaluations decode with: this project's engine, or servers of the model that is evaluated."""
-    endpoints: list[str] = []
+    endpoints: list[Url] = []
     """Base URLs of the servers, several of them if there are replicas."""
-    served_model: str = "apr"
+    served_model: Text = "apr"
     """vLLM: the name that the model is served under."""
-    timeout: Annotated[float, Field(gt=0)] = 120.0
+    timeout: PositiveReal = 120.0
     """Seconds that a server may take to answer."""
 
 
 class Sweep(Section):
     """Points of the evaluation: the product of its lists (Figures 4 and 8, Tables 1-3)."""
 
-    models: list[str]
+    models: Distinct[str]
     """Methods (stage sft) and policies (stage rl) that this sweep is run on."""
-    stages: list[Literal["sft", "rl"]] = ["sft"]
-    conditions: list[Natural | None] = [None]
+    stages: Distinct[Literal["sft", "rl"]] = ["sft"]
+    conditions: Distinct[Natural | None] = [None]
     """Budgets asked for: tokens (serial methods) or children (apr); null leaves prompts unconditioned."""
-    temperatures: list[Annotated[float, Field(ge=0)]]
+    temperatures: Distinct[Temperature]
     samples: Positive = 1
     join: Join = "all"
     """apr; with `any`, the siblings of the first child that returns a solution are cancelled."""
@@ -241,7 +234,7 @@ class Sweep(Section):
 class Eval(Section):
     problems: Positive
     """Test problems used, from the first."""
-    sweeps: Entries[Sweep]
+    sweeps: Annotated[Entries[Sweep], Field(min_length=1)]
     latency_problems: Positive
     """Problems decoded one at a time to measure latency (Figure 6)."""
     bootstrap: Positive = 2000
@@ -251,7 +244,7 @@ class Eval(Section):
 class Params(Section):
     """Everything that `params.yaml` may say."""
 
-    seed: Natural = 0
+    seed: Seed = 0
     problems: Problems
     grammar: Grammar
     traces: Traces
@@ -263,7 +256,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
-        methods, policies = set(self.traces.methods), set(self.rl.policies)
+        methods = set(self.traces.methods)
         _require(self.traces.problems <= self.problems.train, "traces.problems", self.traces.problems,
                  f"at most problems.train = {self.problems.train}")
         _require(self.eval.problems <= self.problems.test, "eval.problems", self.eval.problems,
@@ -279,12 +272,8 @@ class Params(Section):
         servers = self.rl.servers
         _require(not servers or servers.backend == "sglang" or len(servers.endpoints) == 1,
                  "rl.servers.endpoints", servers and servers.endpoints, "one, of vllm")
-        for name in ("number_range", "target_range"):
-            low, high = getattr(self.problems, name)
-            _require(low <= high, f"problems.{name}", [low, high], "low first")
         for name, method in self.traces.methods.items():
-            _require(1 <= method.beam[0] <= method.beam[1], f"traces.methods.{name}.beam",
-                     list(method.beam), "1 <= low <= high")
+            _require(method.beam[0] >= 1, f"traces.methods.{name}.beam", list(method.beam), "from 1 on")
             _require(method.solver != "apr" or method.beam[1] <= self.grammar.max_children,
                      f"traces.methods.{name}.beam", list(method.beam),
                      f"at most grammar.max_children = {self.grammar.max_children}")
@@ -293,42 +282,33 @@ class Params(Section):
         for name, policy in self.rl.policies.items():
             _require(policy.method in methods, f"rl.policies.{name}.method", policy.method,
                      f"one of {sorted(methods)}")
+            parallel = self.traces.methods[policy.method].solver == "apr"
+            most = self.grammar.max_children if parallel else -1
+            _require(policy.children is None or policy.children <= most, f"rl.policies.{name}.children",
+                     policy.children, "null, or with solver apr at most grammar.max_children")
+        self._require_sweeps()
+        return self
+
+    def _require_sweeps(self) -> None:
         for name, sweep in self.eval.sweeps.items():
             _require(sweep.join == "all" or self.engine.max_depth <= 1, f"eval.sweeps.{name}.join",
                      sweep.join, "all, where engine.max_depth is more than 1")
-            for stage in sweep.stages:
-                allowed = methods if stage == "sft" else policies
-                for model in sweep.models:
-                    _require(model in allowed, f"eval.sweeps.{name}.models", model,
-                             f"for stage {stage}: {sorted(allowed)}")
-        return self
+            for stage, model in product(sweep.stages, sweep.models):
+                allowed = self.traces.methods if stage == "sft" else self.rl.policies
+                _require(model in allowed, f"eval.sweeps.{name}.models", model,
+                         f"for stage {stage}: {sorted(allowed)}")
+                method = model if stage == "sft" else self.rl.policies[model].method
+                parallel = self.traces.methods[method].solver == "apr"
+                low, most = (0, self.grammar.max_children) if parallel else (1, self.grammar.window)
+                unit = "children" if parallel else "tokens"
+                for amount in sweep.conditions:
+                    _require(amount is None or low <= amount <= most, f"eval.sweeps.{name}.conditions",
+                             amount, f"for {stage}/{model}: {low} to {most} {unit}")
 
 
 def _require(holds: bool, key: str, value: Any, allowed: str) -> None:
     if not holds:
-        raise ParamsError(f"{key}: {value!r} is not allowed; allowed: {allowed}")
-
-
-def overlay(base: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `preset` put over it, mapping by mapping; lists are replaced whole."""
-    merged = dict(base)
-    for key, value in preset.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = overlay(merged[key], value) if both else value
-    return merged
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML 1.2 mapping: `1e-05` is a number. Raises `ParamsError`."""
-    try:
-        value = YAML(typ="safe", pure=True).load(Path(path).read_text())
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file") from None
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(value, dict):
-        raise ParamsError(f"{path}: expected sections, found {type(value).__name__}")
-    return value
+        raise ParamsError(f"{key}: {quoted(value)} is not allowed; allowed: {allowed}")
 
 
 def parse_params(values: Mapping[str, Any], source: str = "params") -> Params:
@@ -336,13 +316,7 @@ def parse_params(values: Mapping[str, Any], source: str = "params") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            message = f"{key}: unknown key"
-        else:
-            message = f"{key}: {first['input']!r} is not allowed; {first['msg']}"
-        raise ParamsError(f"{source}: {message}") from None
+        raise ParamsError(f"{source}: {refusal(error)}") from None
     except ParamsError as error:
         raise ParamsError(f"{source}: {error}") from None
 
@@ -350,7 +324,17 @@ def parse_params(values: Mapping[str, Any], source: str = "params") -> Params:
 def load_params(path: str | Path, preset: str | Path | None = None) -> Params:
     """The validated parameters of `path`, with the preset file `preset` put over them if given."""
     values = read_yaml(path)
-    return parse_params(overlay(values, read_yaml(preset)) if preset else values, str(preset or path))
+    try:
+        merged = overlay(values, read_yaml(preset)) if preset else values
+    except RecursionError:  # an alias inside its own anchor
+        raise ParamsError(f"{preset}: a section that holds itself") from None
+    params = parse_params(merged, str(preset or path))
+    base, launcher, folder = params.sft.base, params.engine.accelerate, Path(path).parent
+    found = base is None or (base.startswith(f"{PRETRAINED}/") and (folder / base / "config.json").is_file())
+    _require(found, f"{path}: sft.base", base, f"null, or a model's directory in {PRETRAINED}/")
+    _require(launcher is None or (folder / launcher).is_file(), f"{path}: engine.accelerate", launcher,
+             "null, or a file of `accelerate config`")  # fmt: skip
+    return params
 
 
 def partial_params(values: Mapping[str, Any]) -> Params:

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 from apr.core.errors import ParamsError
 from apr.core.files import remove, write_text
 from apr.core.model_files import model_files
-from apr.core.params import Params, load_params, read_yaml
+from apr.core.params import PRETRAINED, Params, load_params, read_yaml
 from apr.core.recipe import DIRECTORY_SEAL, Job, digest, hash_tree, why_stale
+from apr.core.settings import NAMES, is_name
 from apr.evaluation.points import jobs as evaluation_jobs
 from apr.evaluation.points import teachers
 
 DEFAULT_SCALE = "default"
-PRETRAINED = "pretrained"
-"""Where the models are that `sft.base` may name; `dvc.yaml`, which cannot depend on one or none, has it."""
 
 
 class Node(NamedTuple):
@@ -187,13 +186,10 @@ class Plan:
 
 def hash_base(params: Params, repository: Path, tokenizer_only: bool) -> dict[str, str]:
     """Hashes of the files of `sft.base` that are read, if there is one, or of those that its tokenizer is
-    read from. Raises `ParamsError` if it is no model."""
+    read from."""
     base = params.sft.base
     if base is None:
         return {}
-    if Path(base).parts[0] != PRETRAINED or not (repository / base / "config.json").is_file():
-        raise ParamsError(f"sft.base: {base!r} is not allowed; allowed: null, or a model's directory in "
-                          f"{PRETRAINED}/")
     files = model_files(repository / base, tokenizer_only)
     return {name: value for path in files for name, value in hash_tree(path, repository / base).items()}
 
@@ -210,4 +206,7 @@ def load_scale(scale: str, repository: Path = Path()) -> Params:
     presets = sorted(path.stem for path in (repository / "presets").glob("*.yaml"))
     if scale not in presets:
         raise ParamsError(f"scale: {scale!r} is not allowed; allowed: {', '.join([DEFAULT_SCALE, *presets])}")
-    return load_params(repository / "params.yaml", repository / "presets" / f"{scale}.yaml")
+    preset = repository / "presets" / f"{scale}.yaml"
+    if not is_name(scale):
+        raise ParamsError(f"{preset}: not named as a scale; allowed: {NAMES}")
+    return load_params(repository / "params.yaml", preset)

@@ -1,11 +1,15 @@
 """Parameters: one line that names key, value and what is allowed."""
 
+import codecs
+import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
 from apr.core.errors import ParamsError
-from apr.core.params import load_params, overlay, parse_params, partial_params, read_yaml
+from apr.core.params import load_params, parse_params, partial_params
+from apr.core.settings import is_name, overlay, read_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,3 +74,166 @@ def test_partial_params_keep_their_types():
     partial = partial_params({"problems": values["problems"], "rl": {"policies": values["rl"]["policies"]}})
     assert partial.problems == params.problems
     assert partial.rl.policies == params.rl.policies
+
+
+FULL = load_params(ROOT / "params.yaml").model_dump(mode="json")
+ODD = [True, "x", "", "1", 3.0, -0.5, float("inf"), float("nan"), None, -1, 10**30, 10**5000, [], [None], {},
+       {1: 2}, b"x"]  # fmt: skip
+
+
+def places(values, path=()):
+    """Every key of nested mappings, and every place of their lists."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+
+
+def changed(path, value):
+    values = deepcopy(FULL)
+    section = values
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    return values
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda value: repr(value) if value != 10**5000 else "10**5000")
+def test_whatever_stands_anywhere_is_of_its_type_or_refused_in_one_line(odd):
+    for path in places(FULL):
+        try:
+            parse_params(changed(path, odd))
+        except ParamsError as error:
+            assert len(str(error).splitlines()) == 1 and len(str(error)) < 500
+            continue
+        before = FULL
+        for key in path:
+            before = before[key]
+        assert odd in (None, {}, []) or type(odd) in (type(before), str) or type(before) is float, (path, odd)
+
+
+@pytest.mark.parametrize("name", ["a", "kl-0_01", "x" * 64, "nullable", "com"])
+def test_names(name):
+    assert is_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "sos 2", "sos;touch x", "$(x)", "a/b", "..", ".a", "a.b", "a{b}", 'a"b', "a'b", "-a", "_a", "1",
+     "1e3", "Sos", "größe", "a\n", "a\x00", "a*", "a|b", "a=b", "a,b", "a:b", "~", "null", "true", "off",
+     "infinity", "recipe", "default", "con", "com1", "x" * 65],
+)  # fmt: skip
+@pytest.mark.parametrize("section, key", [("rl", "policies"), ("traces", "methods"), ("eval", "sweeps"),
+                                          ("sft", "tokens")])  # fmt: skip
+def test_what_is_no_name_is_refused(section, key, name):
+    some = next(iter(FULL[section][key].values()))
+    with pytest.raises(ParamsError, match=r"params: \S+.* is not allowed; allowed: 1 to 64 of a-z") as error:
+        parse_params(changed((section, key), FULL[section][key] | {name: some}))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "path, value, said",
+    [
+        ("eval.sweeps.children.models", ["apr", "apr"], "each only once"),
+        ("eval.sweeps.children.temperatures", [0.0, -0.0], "each only once"),
+        ("eval.sweeps.children.temperatures", [1e-300], "0, greedy, or 0.001 to 100"),
+        ("eval.sweeps.children.conditions", [None, 11], "for sft/apr: 0 to 10 children"),
+        ("eval.sweeps.window.conditions", [257], "for sft/sos_plus: 1 to 256 tokens"),
+        ("eval.sweeps.window.conditions", [0], "for sft/sos_plus: 1 to 256 tokens"),
+        ("eval.sweeps.window.stages", [], "at least 1 item"),
+        ("rl.policies.apr_max.children", 11, "at most grammar.max_children"),
+        ("rl.policies.sos_plus.children", 1, "with solver apr"),
+        ("traces.methods", {}, "at least 1 item"),
+        ("eval.sweeps", {}, "at least 1 item"),
+        ("engine.device", "cuda;touch x", "String should match"),
+        ("engine.accelerate", "a b.yaml", "String should match"),
+        ("engine.endpoints", ["localhost:8000"], "String should match"),
+    ],
+)
+def test_what_could_not_run_is_refused(path, value, said):
+    with pytest.raises(ParamsError, match=path.replace(".", r"\.") + ".* is not allowed") as error:
+        parse_params(changed(path.split("."), value))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("größe: 1".encode("latin-1"), "not a text in UTF-8"),
+        ("seed: 1".encode("utf-16"), "not a text in UTF-8"),
+        ("seed: 1".encode("utf-16-le"), "not valid YAML"),
+        (b"", "expected sections, found NoneType"),
+        (b"# nothing", "expected sections, found NoneType"),
+        (b"- seed: 1", "expected sections, found list"),
+        (b"seed", "expected sections, found str"),
+        (b"seed: 1\nseed: 2", "line 2: found duplicate key"),
+        (b"seed: *a", "undefined alias"),
+        (b"seed: !!python/object:os.system {}", "could not determine a constructor"),
+        (b"--- {seed: 1}\n--- {seed: 2}", "but found another document"),
+        (b"seed: " + b"9" * 5000, "not valid YAML"),
+        (b"seed: 0x" + b"f" * 5000, "seed: an endless number is not allowed"),
+        (b"seed: 2001-13-45", "not valid YAML"),
+        (b"seed: 2001-10-15", "seed: datetime.date"),
+        (b"seed: " + b"[" * 1500, "not valid YAML"),
+        (b"seed: !!binary aGVsbG8=", "seed: b'hello' is not allowed"),
+        (b"seed: &a [*a]", "seed: [[...]] is not allowed"),
+        (b"a: &a [x,x,x,x,x,x,x,x]\n" + b"".join(
+            b"%c: &%c [%s]\n" % (b, b, b",".join([b"*%c" % (b - 1)] * 8)) for b in range(98, 115)
+        ) + b"seed: *r", "seed: [[...], [...]"),
+        (b"? [a, b]\n: 1", "not allowed"),
+        (b"'a\\nb': 1", "unknown key"),
+        (b'"a\\nb\\u2028c": 1', r"a\nb\u2028c: unknown key"),
+        (b"true: 1", "True"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_parameters_are_refused_in_one_line(tmp_path, content, said):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParamsError) as error:
+        load_params(ROOT / "params.yaml", path)
+    assert str(error.value).startswith(f"{path}: ") and said in str(error.value)
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 500
+
+
+def test_what_yaml_can_say_otherwise_is_the_same(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(codecs.BOM_UTF8 + b"""
+sft: &sft {learning_rate: 1e-5, weight_decay: 1}
+rl: {policies: {apr: &apr {kl: 1}, again: {<<: *apr, method: apr, steps: 3}}}
+""")
+    params = load_params(ROOT / "params.yaml", path)
+    assert (params.sft.learning_rate, params.sft.weight_decay) == (1e-5, 1.0)
+    assert params.rl.policies["again"].kl == params.rl.policies["apr"].kl == 1.0
+
+
+def test_a_directory_and_an_alias_in_its_own_anchor(tmp_path):
+    with pytest.raises(ParamsError, match="not readable"):
+        load_params(tmp_path)
+    path = tmp_path / "params.yaml"
+    path.write_text("rl: &rl {policies: *rl}")
+    with pytest.raises(ParamsError, match="a section that holds itself"):
+        load_params(path, path)
+
+
+@pytest.mark.parametrize("key", ["sft.base", "engine.accelerate"])
+def test_files_that_parameters_name_are_there(tmp_path, key):
+    values, path = deepcopy(FULL), tmp_path / "params.yaml"
+    (tmp_path / "pretrained/empty").mkdir(parents=True)
+    (tmp_path / "pretrained/file").touch()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/config.json").touch()
+    (tmp_path / "pretrained/loop").symlink_to("loop")
+    section, name = key.split(".")
+    for odd in (".", "..", "", "/", "~", str(tmp_path / "outside"), "outside", "pretrained", "a\0b",
+                "pretrained/empty", "pretrained/..", "pretrained/../outside", "pretrained/loop",
+                "pretrained/file/x", "pretrained/no"):  # fmt: skip
+        values[section][name] = odd
+        path.write_text(json.dumps(values))
+        with pytest.raises(ParamsError, match=rf"params\.yaml: {key}: .* is not allowed") as error:
+            load_params(path)
+        assert len(str(error.value).splitlines()) == 1
+    (tmp_path / "pretrained/model").symlink_to("../outside")
+    values["sft"]["base"], values["engine"]["accelerate"] = "./pretrained//model/", "pretrained/file"
+    path.write_text(json.dumps(values))
+    assert load_params(path).sft.base == "pretrained/model"
