@@ -213,7 +213,7 @@ class Engine(Section):
     """Base URLs of the servers, several of them if there are replicas."""
     served_model: Text = "apr"
     """vLLM: the name that the model is served under."""
-    timeout: PositiveReal = 120.0
+    timeout: Annotated[PositiveReal, Field(le=1e6)] = 120.0
     """Seconds that a server may take to answer."""
 
 
@@ -234,7 +234,7 @@ class Sweep(Section):
 class Eval(Section):
     problems: Positive
     """Test problems used, from the first."""
-    sweeps: Annotated[Entries[Sweep], Field(min_length=1)]
+    sweeps: Entries[Sweep]
     latency_problems: Positive
     """Problems decoded one at a time to measure latency (Figure 6)."""
     bootstrap: Positive = 2000
@@ -322,17 +322,21 @@ def parse_params(values: Mapping[str, Any], source: str = "params") -> Params:
 
 
 def load_params(path: str | Path, preset: str | Path | None = None) -> Params:
-    """The validated parameters of `path`, with the preset file `preset` put over them if given."""
-    values = read_yaml(path)
+    """The validated parameters of `path`, with the preset file `preset` put over them if given.
+
+    Files that they name are there, beside `path`. Raises `ParamsError`.
+    """
+    values, source = read_yaml(path), str(preset or path)
     try:
         merged = overlay(values, read_yaml(preset)) if preset else values
     except RecursionError:  # an alias inside its own anchor
-        raise ParamsError(f"{preset}: a section that holds itself") from None
-    params = parse_params(merged, str(preset or path))
+        raise ParamsError(f"{source}: a section that holds itself") from None
+    params = parse_params(merged, source)
+    _require(bool(params.eval.sweeps), f"{source}: eval.sweeps", {}, "at least one")
     base, launcher, folder = params.sft.base, params.engine.accelerate, Path(path).parent
     found = base is None or (base.startswith(f"{PRETRAINED}/") and (folder / base / "config.json").is_file())
-    _require(found, f"{path}: sft.base", base, f"null, or a model's directory in {PRETRAINED}/")
-    _require(launcher is None or (folder / launcher).is_file(), f"{path}: engine.accelerate", launcher,
+    _require(found, f"{source}: sft.base", base, f"null, or a model's directory in {PRETRAINED}/")
+    _require(launcher is None or (folder / launcher).is_file(), f"{source}: engine.accelerate", launcher,
              "null, or a file of `accelerate config`")  # fmt: skip
     return params
 

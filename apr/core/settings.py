@@ -48,8 +48,9 @@ Range = Annotated[
 """Inclusive bounds, low first."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Real = Annotated[float, Field(ge=0, le=1e9)]
-PositiveReal = Annotated[float, Field(gt=0, le=1e9)]
+Real = Annotated[float, Field(ge=0, le=1e38)]
+PositiveReal = Annotated[float, Field(gt=0, le=1e38)]
+"""Within what float32 holds."""
 Temperature = Annotated[
     float, only(lambda t: t == 0 or 1e-3 <= t <= 100, "0, greedy, or 0.001 to 100"), AfterValidator(abs)
 ]

@@ -145,7 +145,6 @@ def test_what_is_no_name_is_refused(section, key, name):
         ("rl.policies.apr_max.children", 11, "at most grammar.max_children"),
         ("rl.policies.sos_plus.children", 1, "with solver apr"),
         ("traces.methods", {}, "at least 1 item"),
-        ("eval.sweeps", {}, "at least 1 item"),
         ("engine.device", "cuda;touch x", "String should match"),
         ("engine.accelerate", "a b.yaml", "String should match"),
         ("engine.endpoints", ["localhost:8000"], "String should match"),
@@ -205,6 +204,12 @@ rl: {policies: {apr: &apr {kl: 1}, again: {<<: *apr, method: apr, steps: 3}}}
     params = load_params(ROOT / "params.yaml", path)
     assert (params.sft.learning_rate, params.sft.weight_decay) == (1e-5, 1.0)
     assert params.rl.policies["again"].kl == params.rl.policies["apr"].kl == 1.0
+
+
+def test_something_is_evaluated(tmp_path):
+    (tmp_path / "params.yaml").write_text(json.dumps(changed(("eval", "sweeps"), {})))
+    with pytest.raises(ParamsError, match=r"params.yaml: eval.sweeps: \{\} is not allowed"):
+        load_params(tmp_path / "params.yaml")
 
 
 def test_a_directory_and_an_alias_in_its_own_anchor(tmp_path):
