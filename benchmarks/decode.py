@@ -17,10 +17,11 @@ import torch
 
 from apr.core.params import Model
 from apr.engine import static
-from apr.engine.checkpoint import new_model, resolve_device
+from apr.engine.checkpoint import resolve_device
 from apr.engine.padded import PaddedModel
 from apr.engine.sampling import sample
 from apr.engine.static import StaticModel
+from apr.training.checkpoint import new_model
 
 WORDS = 130
 

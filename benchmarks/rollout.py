@@ -27,9 +27,9 @@ from transformers import GenerationConfig, LlamaForCausalLM
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from apr.core.params import Model
-from apr.engine.checkpoint import new_model
 from apr.engine.interface import Sampling
 from apr.engine.slots import SlotEngine
+from apr.training.checkpoint import new_model
 from benchmarks.apart import apart
 from benchmarks.workload import Tree, read_workload
 

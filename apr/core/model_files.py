@@ -1,14 +1,30 @@
-"""Which files of a Hugging Face model's directory are read; nothing else in it counts."""
+"""Directories of Hugging Face models: which of their files are read, and whether they are what is wanted.
+
+Nothing else in such a directory counts: no hidden file, document, subdirectory, weights in another format.
+"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from apr.core.errors import DataError
+from tokenizers import Tokenizer
+
+from apr.core.errors import CheckpointError, DataError
 from apr.core.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "additional_chat_templates/*.jinja", "thread_language.json",
 )  # fmt: skip
+FOREIGN = {
+    "quantization_config": "quantised weights",
+    "compression_config": "quantised weights",
+    "transformers_weights": "weights by another name",
+    "is_encoder_decoder": "an encoder and a decoder",
+}
+"""Keys of `config.json` under which a model is not what is read here, and what it is."""
 
 
 def tokenizer_files(directory: Path) -> list[Path]:
@@ -30,13 +46,95 @@ def weight_files(directory: Path) -> list[Path]:
 
 def model_files(directory: Path, tokenizer_only: bool = False) -> list[Path]:
     """Returns the files of `directory` that a model and its tokenizer are read from, or the tokenizer alone
-    (`config.json` says how many rows there are).
-
-    These are the configurations, the weights and the tokenizer; not hidden files, subdirectories, documents,
-    weights in other formats. A file that has to be there is named even if it is not.
+    (`config.json` says how many rows there are). A file that has to be there is named even if it is not.
     """
     tokenizer = [directory / "config.json", *tokenizer_files(directory)]
-    if tokenizer_only:
-        return tokenizer
-    generation = [path for path in [directory / "generation_config.json"] if path.is_file()]
-    return [*tokenizer, *generation, *weight_files(directory)]
+    return tokenizer if tokenizer_only else [*tokenizer, *weight_files(directory)]
+
+
+def read_config(directory: Path) -> "PreTrainedConfig":
+    """Returns the configuration of the causal LM in `directory`, without dropout: nothing is trained with it.
+
+    Raises `CheckpointError` unless there are weights as safetensors, neither quantised nor adapters only, and
+    a tokenizer that fits them.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such checkpoint directory")
+    for path in (directory / "config.json", *weight_files(directory)):
+        if not path.is_file():
+            raise CheckpointError(f"{directory}: not a checkpoint ({path.name} is missing)")
+    if (directory / "adapter_config.json").is_file():
+        raise CheckpointError(f"{directory}: adapters (adapter_config.json) are not allowed; allowed: a "
+                              "model that they are merged into")  # fmt: skip
+    values = read_object(directory / "config.json")
+    for key, what in FOREIGN.items():
+        if values.get(key):
+            raise CheckpointError(f"{directory}: {what} ({key}) are not allowed; allowed: a causal LM in "
+                                  "float32, bfloat16 or float16")  # fmt: skip
+    check_tokenizer_fits(directory, values.get("text_config", values).get("vocab_size"))
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # whatever the library meets in somebody else's settings
+        raise CheckpointError(f"{directory}: config.json not readable ({first_line(error)})") from None
+    for part in (config, config.get_text_config()):
+        if getattr(part, "output_router_logits", False):  # for a loss that is not computed here
+            part.output_router_logits = False
+        for name, value in part.to_dict().items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
+    return config
+
+
+def check_window(directory: Path, config: "PreTrainedConfig", window: int) -> None:
+    """Raises `CheckpointError` if the model sees less than the `window` tokens that threads may have."""
+    for name in ("max_position_embeddings", "sliding_window", "attention_chunk_size"):
+        most = getattr(config.get_text_config(), name, None)
+        if most is not None and most < window:
+            raise CheckpointError(f"{directory}: {name} {most} is not allowed; allowed: at least "
+                                  f"grammar.window = {window}")  # fmt: skip
+
+
+def check_tokenizer_fits(directory: Path, vocabulary_size: int | None) -> None:
+    """Raises `CheckpointError` unless the tokenizer in `directory` has ids below `vocabulary_size` only.
+
+    Checkpoints may pad their embeddings, so more rows than tokens are fine where the thread language does
+    not say how many there are; this project's own tokenizer has as many.
+    """
+    size, language = tokenizer_size(directory), directory / "thread_language.json"
+    rows = read_object(language).get("rows", size) if language.is_file() else vocabulary_size
+    if not isinstance(vocabulary_size, int) or size > vocabulary_size or rows != vocabulary_size:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has {size} tokens, the checkpoint's vocabulary {vocabulary_size}"
+        )
+
+
+def tokenizer_size(directory: Path) -> int:
+    """Returns the number of ids of the tokenizer in `directory`, added tokens included.
+
+    Raises `CheckpointError` if it is missing or broken.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{directory}: no tokenizer here (tokenizer.json is missing)")
+    try:
+        return 1 + max(Tokenizer.from_file(str(path)).get_vocab().values())
+    except Exception as error:  # the library has no errors of its own
+        raise CheckpointError(f"{path}: not a tokenizer ({first_line(error)})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in `path`. Raises `CheckpointError` if there is none."""
+    try:
+        value = read_json(path)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return value
+
+
+def first_line(error: Exception) -> str:
+    """Returns what an error of a library says, in one line."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from apr.core.errors import CheckpointError
 from apr.core.files import atomic_path, read_json, write_json
+from apr.core.model_files import check_window, first_line, read_config
 from apr.core.params import Params
 from apr.language.language import Language, build_language
 from apr.language.pretrained import PretrainedVocabulary, missing_words, new_token
@@ -93,20 +94,21 @@ def _read_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
 
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{directory}: tokenizer not readable ({reason})") from None
+    except Exception as error:  # whatever the library meets in somebody else's files
+        raise CheckpointError(f"{directory}: tokenizer not readable ({first_line(error)})") from None
 
 
 def make_tokenizer(params: Params, out: Path) -> None:
     """Writes the tokenizer directory of these parameters: of `sft.base`, if there is one.
 
-    Raises `CheckpointError` if it is no model, or has a thread language of other settings.
+    Raises `CheckpointError` if it is no model, sees less than a window, or has a thread language of other
+    settings.
     """
     language = build_language(params.grammar, params.problems)
     if params.sft.base is not None:
-        wanted = language.vocabulary.settings
-        language = extend_tokenizer(Path(params.sft.base), wanted["depths"], wanted["messages"])
+        wanted, base = language.vocabulary.settings, Path(params.sft.base)
+        check_window(base, read_config(base), params.grammar.window)  # before traces are made for it
+        language = extend_tokenizer(base, wanted["depths"], wanted["messages"])
         for name, value in language.vocabulary.settings.items():
             if value != wanted.get(name, value):
                 raise CheckpointError(f"{params.sft.base}: its thread language has {name} {value}; allowed: "

@@ -19,13 +19,13 @@ import torch
 from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_json
 from apr.core.params import Params
-from apr.engine.checkpoint import new_model
 from apr.engine.flops import DEVICES, Device, sizes_of
 from apr.evaluation.points import Point, condition_kind, points
 from apr.evaluation.teacher import as_rollout, draw, teacher_points
 from apr.language import build_language
 from apr.pipeline.plan import load_scale, nodes
 from apr.tasks.countdown.generate import generate_problems
+from apr.training.checkpoint import new_model
 from apr.training.traces import CHUNK, chunk_table
 
 TRACED, DECODED = 1000, 50

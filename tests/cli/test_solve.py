@@ -5,12 +5,12 @@ import pytest
 from apr.cli.main import main
 from apr.cli.solve import picture
 from apr.core.errors import DataError
-from apr.engine.checkpoint import new_model, save_checkpoint
 from apr.language import build_language
 from apr.language.tokenizer import make_tokenizer
 from apr.pipeline.plan import load_scale
 from apr.rollouts.rollout import Status, Thread
 from apr.tasks.countdown.problem import Problem, problem_of_text
+from apr.training.checkpoint import new_model, save_checkpoint
 
 
 @pytest.fixture(scope="module")

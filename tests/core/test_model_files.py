@@ -8,14 +8,15 @@ import pytest
 from apr.core.model_files import model_files
 
 READ = {
-    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates/tool.jinja",
 }  # fmt: skip
 NOT_READ = {
     ".cache/huggingface/download/model.safetensors.metadata", ".gitattributes", ".DS_Store", "README.md",
     "LICENSE", "USE_POLICY.md", "pytorch_model.bin", "model.gguf", "flax_model.msgpack", "onnx/model.onnx",
     "original/consolidated.00.pth", "original/tokenizer.model", "model.fp16.safetensors", "vocab.json",
-    "recipe.json", "log.jsonl", "adapter/adapter_model.safetensors", "consolidated.safetensors",
+    "generation_config.json", "recipe.json", "log.jsonl", "adapter/adapter_model.safetensors",
+    "consolidated.safetensors",
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ def test_what_is_read_counts_and_nothing_else(tmp_path):
     write(tmp_path, READ | NOT_READ)
     assert names(tmp_path) == READ
     assert len(model_files(tmp_path)) == len(READ)
-    others = {"model.safetensors", "generation_config.json"}
+    others = {"model.safetensors"}
     assert set(model_files(tmp_path, tokenizer_only=True)) == {tmp_path / name for name in READ - others}
 
 

@@ -8,9 +8,10 @@ import torch
 
 from apr.core.errors import CheckpointError
 from apr.core.params import Grammar, Model, Problems
-from apr.engine.checkpoint import load_model, new_model, save_checkpoint
+from apr.engine.checkpoint import load_model
 from apr.language.language import build_language
 from apr.language.tokenizer import load_language, save_tokenizer
+from apr.training.checkpoint import new_model, save_checkpoint
 
 TINY = Model(layers=1, hidden=16, heads=2, kv_heads=1, ffn=24)
 

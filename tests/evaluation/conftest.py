@@ -3,10 +3,10 @@
 import pytest
 
 from apr.core.params import parse_params
-from apr.engine.checkpoint import new_model, save_checkpoint
 from apr.language import build_language
 from apr.language.tokenizer import make_tokenizer
 from apr.tasks.countdown.generate import make_problems
+from apr.training.checkpoint import new_model, save_checkpoint
 
 
 def build_params(**sections):

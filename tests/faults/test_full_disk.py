@@ -46,7 +46,7 @@ def test_checkpoint(disk):
     script = f"""
 from apr.pipeline.plan import load_scale
 from apr.core.files import atomic_path
-from apr.engine.checkpoint import new_model, save_checkpoint
+from apr.training.checkpoint import new_model, save_checkpoint
 from apr.language.tokenizer import make_tokenizer
 from pathlib import Path
 params, root = load_scale("default"), Path("{disk}")

@@ -6,13 +6,13 @@ import threading
 import psutil
 import torch
 
-from apr.engine.checkpoint import new_model
 from apr.engine.slots import SlotEngine
 from apr.language import build_language
 from apr.pipeline.plan import load_scale
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request
 from apr.tasks.countdown.generate import generate_problems
+from apr.training.checkpoint import new_model
 
 ROUNDS, ROLLOUTS = 8, 250
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from apr.pipeline.rates import short
 from ruamel.yaml import YAML
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -11,10 +12,10 @@ from apr.cli.main import main
 from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_json, write_json
 from apr.core.params import Params
-from apr.engine.checkpoint import new_model
 from apr.engine.flops import Device, sizes_of
 from apr.pipeline.cost import Cost, Estimate, rates_for, rates_of, short
 from apr.pipeline.plan import load_scale
+from apr.training.checkpoint import new_model
 
 ROOT = Path(__file__).parents[2]
 

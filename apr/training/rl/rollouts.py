@@ -16,7 +16,6 @@ from apr.core.params import Params
 from apr.core.process import share
 from apr.core.seeds import derive_rng, derive_seed
 from apr.engine.interface import Decoder
-from apr.engine.sharding import gather
 from apr.engine.slots import SlotEngine
 from apr.language import Condition, Language
 from apr.rollouts.decoding import orchestrate, prompt_of
@@ -25,6 +24,7 @@ from apr.rollouts.verdict import judge
 from apr.tasks.countdown import Problem
 from apr.training.rl.packing import PackedRow, pack
 from apr.training.rl.servers import ServedPolicy
+from apr.training.sharding import gather
 
 
 def steps_of(params: Params, policy: str) -> int:

@@ -20,12 +20,12 @@ from apr.core.errors import ParamsError
 from apr.core.files import remove
 from apr.core.params import Params, RolloutServers
 from apr.core.recipe import digest, hash_tree
-from apr.engine.checkpoint import save_checkpoint
 from apr.engine.remote import RemoteDecoder
-from apr.engine.sharding import gather
 from apr.engine.wires import load_weights, wire_of
 from apr.language.language import Language
 from apr.rollouts.decoding import connect
+from apr.training.checkpoint import save_checkpoint
+from apr.training.sharding import gather
 
 
 def check_servers(servers: RolloutServers | None) -> None:

@@ -48,15 +48,16 @@ from apr.core.files import atomic_path, open_work, remove, write_json
 from apr.core.params import Params
 from apr.core.process import sharded, share
 from apr.core.progress import Meter
-from apr.engine.checkpoint import load_model, merge_adapters, resolve_device, save_checkpoint
-from apr.engine.sharding import before_sharding, gather
+from apr.engine.checkpoint import resolve_device
 from apr.language.tokenizer import load_language
 from apr.tasks.countdown.problem import read_problems
+from apr.training.checkpoint import load_trainable, merge_adapters, save_checkpoint
 from apr.training.rl.log import StepLog, read_log, summary
 from apr.training.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
 from apr.training.rl.servers import ServedPolicy, check_servers, trainer_options
 from apr.training.rl.snapshots import Snapshots
 from apr.training.rl.trainer import PackedGRPOTrainer
+from apr.training.sharding import before_sharding, gather
 
 
 def train_rl(
@@ -95,7 +96,7 @@ def train_rl(
     with Meter(f"rl {policy}", steps, "step") as meter:
         log = StepLog(work / "log.jsonl" if rank == 0 else Path(os.devnull), sampler, meter, params.rl)
         trainer = PackedGRPOTrainer(
-            model=load_model(checkpoint, params.engine.device, attention="packed").float(),
+            model=load_trainable(checkpoint, params.engine.device),
             reward_funcs=given_reward,  # type: ignore[arg-type]
             rollout_func=sampler.sample,
             args=config,
@@ -145,7 +146,7 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
         optim={"sgd": "sgd", "adamw": "adamw_torch_fused"}[rl.optimizer],
         learning_rate=rl.learning_rate, lr_scheduler_type="constant", weight_decay=0.0,
         max_grad_norm=rl.max_grad_norm, seed=params.seed, shuffle_dataset=False,
-        bf16=False, activation_checkpointing=False, **trainer_options(params),
+        bf16=False, gradient_checkpointing=False, router_aux_loss_coef=0.0, **trainer_options(params),
         use_cpu=resolve_device(params.engine.device).type == "cpu",
         save_steps=rl.checkpoint_steps * rl.inner_updates, save_total_limit=1,
         logging_steps=1, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,

@@ -8,21 +8,24 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from apr.core.errors import CheckpointError, ParamsError
+from apr.core.model_files import check_window
 from apr.core.params import Params
 from apr.core.process import sharded
 from apr.core.seeds import derive_seed
-from apr.engine.checkpoint import load_model, new_model
 from apr.language.pretrained import PretrainedVocabulary
 from apr.language.tokenizer import LANGUAGE_FILE, extend_tokenizer
 from apr.language.vocabulary import BaseVocabulary
+from apr.training.checkpoint import load_trainable, new_model
+from apr.training.sft.rehearsal import rehearse
 
 
 def starting_model(
     params: Params, method: str, vocabulary: BaseVocabulary
 ) -> tuple[PreTrainedModel, LoraConfig | None]:
-    """The model with packed attention and float32 weights, and the adapters to train if any.
+    """Returns the model with packed attention and float32 weights, and the adapters to train if any.
 
-    Raises `CheckpointError` if `sft.base` is not a checkpoint, or `vocabulary` was not made for it.
+    Raises `CheckpointError` if `sft.base` is not a checkpoint, `vocabulary` was not made for it, or it could
+    not be trained, saved and decoded.
     """
     sft, seed = params.sft, derive_seed(params.seed, "sft", method)
     if sft.base is None:
@@ -32,13 +35,15 @@ def starting_model(
         pad = vocabulary.ids["<pad>"]
         return new_model(params.model, size, pad, window, seed, attention="packed"), None
     base = Path(sft.base)
-    model = load_model(base, device="cpu", attention="packed").float()
+    model = load_trainable(base, device="cpu")
+    check_window(base, model.config, params.grammar.window)
     if extend_tokenizer(base, vocabulary.depths, vocabulary.messages).vocabulary.ids != vocabulary.ids:
         raise CheckpointError(f"{base}: the tokenizer was not made for this model")
     spoken = (base / LANGUAGE_FILE).is_file()
     foreign = vocabulary if isinstance(vocabulary, PretrainedVocabulary) and not spoken else None
     if foreign:
         add_words(model, foreign)
+    rehearse(model, base, params.grammar.window)
     if sft.lora is None:
         return model, None
     lora = LoraConfig(r=sft.lora.rank, lora_alpha=sft.lora.alpha, target_modules="all-linear")

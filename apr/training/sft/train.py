@@ -25,13 +25,14 @@ from apr.core.params import Params
 from apr.core.process import sharded, share
 from apr.core.recipe import hash_tree
 from apr.core.seeds import derive_seed
-from apr.engine.checkpoint import merge_adapters, resolve_device, save_checkpoint
+from apr.engine.checkpoint import resolve_device
 from apr.engine.flops import bfloat16_peak, sizes_of
-from apr.engine.sharding import before_sharding, gather
 from apr.language.tokenizer import load_language
+from apr.training.checkpoint import merge_adapters, save_checkpoint
 from apr.training.sft.base import starting_model
 from apr.training.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
 from apr.training.sft.trainer import PackedSFTTrainer, ShowProgress
+from apr.training.sharding import before_sharding, gather
 
 
 def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: Path) -> None:
@@ -101,7 +102,8 @@ def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
         per_device_train_batch_size=1, gradient_accumulation_steps=sft.rows_per_step // share()[1],
         learning_rate=sft.learning_rate, lr_scheduler_type=sft.schedule,
         warmup_steps=round(sft.warmup_share * steps), weight_decay=sft.weight_decay, max_grad_norm=1.0,
-        bf16=sft.precision == "bfloat16", use_cpu=device.type == "cpu", activation_checkpointing=False,
+        bf16=sft.precision == "bfloat16", use_cpu=device.type == "cpu",
+        gradient_checkpointing=False, router_aux_loss_coef=0.0,
         train_sampling_strategy="sequential",  # pack_rows has shuffled
         packing=False, max_length=None, dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda",

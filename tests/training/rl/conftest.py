@@ -8,12 +8,13 @@ import torch
 from apr.core.errors import CheckpointError
 from apr.core.files import write_rows
 from apr.core.params import parse_params
-from apr.engine.checkpoint import load_model, new_model, save_checkpoint
+from apr.engine.checkpoint import load_model
 from apr.engine.serve import EngineServer
 from apr.engine.slots import SlotEngine
 from apr.language.language import build_language
 from apr.language.tokenizer import make_tokenizer
 from apr.tasks.countdown.problem import PROBLEM_SCHEMA
+from apr.training.checkpoint import new_model, save_checkpoint
 
 PAIRS = [(1, 2), (1, 3), (2, 3), (1, 4)]
 TEXTS = [

@@ -303,7 +303,7 @@ def test_bad_bases(world, make_params, tmp_path):
 
     with pytest.raises(CheckpointError, match="thread language has depths 3; allowed: 4"):
         make_tokenizer(base(world.root / "sft", problems={"numbers": 4}), tmp_path / "tokenizer")
-    with pytest.raises(CheckpointError, match="tokenizer not readable"):
+    with pytest.raises(CheckpointError, match="config.json is missing"):
         make_tokenizer(base(tmp_path), tmp_path / "tokenizer")
     words, train = tmp_path / "words", world.root / "problems" / "train.parquet"
     make_tokenizer(make_params(), words)

@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from apr.core.errors import AprError, CheckpointError, DataError, ParamsError
 from apr.core.seeds import derive_seed
-from apr.engine.checkpoint import load_model, new_model
+from apr.engine.checkpoint import load_model
 from apr.language.tokenizer import load_language
+from apr.training.checkpoint import new_model
 from apr.training.sft.data import RowCollator, label_weights, pack_rows, read_threads
 from apr.training.sft.train import train_sft
 from apr.training.sft.trainer import PackedSFTTrainer

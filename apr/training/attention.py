@@ -1,7 +1,7 @@
 """Causal attention inside each thread of a packed row, and nothing between threads.
 
 Importing this module registers the attention implementation ``"packed"`` for any causal LM of
-`transformers`: load the model with ``attn_implementation="packed"`` (`apr.engine.checkpoint` does), or call
+`transformers`: load the model with ``attn_implementation="packed"`` (`apr.training.checkpoint` does), or call
 ``model.set_attn_implementation("packed")``, and pass token ids (B, T) with `position_ids` (B, T) that start
 again at 0 with every thread, no attention mask, and ``use_cache=False``:
 

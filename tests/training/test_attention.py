@@ -7,9 +7,9 @@ from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
 
 from apr.core.params import Model
-from apr.engine import packed
-from apr.engine.checkpoint import new_model
-from apr.engine.packed import BLOCK, flex, packed_attention, thread_lengths, thread_mask
+from apr.training import attention
+from apr.training.attention import BLOCK, flex, packed_attention, thread_lengths, thread_mask
+from apr.training.checkpoint import new_model
 
 LENGTHS = [5, 1, 17, 9]
 SIZE = 40
@@ -93,7 +93,7 @@ LONG = [[300, 1, 127, 128, 44], [5, 595]]
 
 @pytest.fixture
 def short_rows(monkeypatch):
-    monkeypatch.setattr(packed, "SMALLEST_ROW", 640)
+    monkeypatch.setattr(attention, "SMALLEST_ROW", 640)
 
 
 def long_positions() -> torch.Tensor:
@@ -141,10 +141,10 @@ def test_padding_of_a_row_sees_only_itself():
 
 
 def test_flex_is_compiled_once_for_all_rows_of_a_size(monkeypatch):
-    monkeypatch.setattr(packed, "SMALLEST_ROW", 128)
+    monkeypatch.setattr(attention, "SMALLEST_ROW", 128)
     counter = CompileCounter()
-    monkeypatch.setattr(packed, "flex_attention", torch.compile(flex_attention.flex_attention, dynamic=False,
-                                                                backend=counter))  # fmt: skip
+    compiled = torch.compile(flex_attention.flex_attention, dynamic=False, backend=counter)
+    monkeypatch.setattr(attention, "flex_attention", compiled)
     for lengths in [5, 7], [100, 1, 27], [300, 44], [129]:
         positions = packed_positions(lengths)
         inputs = torch.randn(3, 1, 2, sum(lengths), 16)
@@ -154,7 +154,7 @@ def test_flex_is_compiled_once_for_all_rows_of_a_size(monkeypatch):
 
 
 def test_rows_have_few_sizes():
-    assert [packed.row_size(length) for length in (1, 4096, 4097, 65536)] == [4096, 4096, 16384, 65536]
+    assert [attention.row_size(length) for length in (1, 4096, 4097, 65536)] == [4096, 4096, 16384, 65536]
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -171,6 +171,6 @@ def test_a_model_by_flex_and_thread_by_thread(precision, monkeypatch, short_rows
         return flex(query, key, value, kwargs["position_ids"], scaling), None
 
     one = loss(tiny("packed"))
-    monkeypatch.setitem(packed.AttentionInterface._global_mapping, "packed", by_flex)
+    monkeypatch.setitem(attention.AttentionInterface._global_mapping, "packed", by_flex)
     other = loss(tiny("packed"))
     torch.testing.assert_close(one, other, rtol=1e-5 if precision == torch.float32 else 1e-2, atol=0)

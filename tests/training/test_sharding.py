@@ -9,8 +9,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from apr.core.errors import ParamsError
 from apr.core.params import Model
-from apr.engine.checkpoint import new_model
-from apr.engine.sharding import before_sharding, gather
+from apr.training.checkpoint import new_model
+from apr.training.sharding import before_sharding, gather
 
 
 def trainer(model, **state):
