@@ -4,7 +4,7 @@ import csv
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,17 @@ VERSIONED = ("torch", "transformers", "trl", "peft", "pyarrow", "numpy", "snakem
 
 
 def provenance() -> dict[str, Any]:
-    """`commit`, `versions`, `machine`, and how many `processes` shared the work, as JSON."""
+    """Returns `commit`, `versions` (None of a package that is not here), `machine`, and how many `processes`
+    shared the work, as JSON."""
     return {"commit": _commit(), "machine": _machine(), "processes": share()[1],
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED}}
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONED}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a job needs few of them
+        return None
 
 
 def cost(benchmark: Path) -> dict[str, Any]:
@@ -30,10 +38,12 @@ def cost(benchmark: Path) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit checked out, with `+` where tracked files are edited; None outside git."""
-    done = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    return done.stdout.strip() or None
+    """The commit checked out, with `+` where tracked files are edited; None outside git, or without it."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None
 
 
 def _machine() -> dict[str, Any]:

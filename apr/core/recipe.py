@@ -128,8 +128,9 @@ def make(job: Job) -> Iterator[Params]:
     for name, path in job.upstream.items():
         if digest(read_json(path)["recipe"]) != job.recipe["upstream"][name]:
             raise DataError(f"{path}: {name} was not made from the settings wanted now; make it first")
+    made_by = provenance()  # before the work: nothing may fail between it and its seal
     remove(Path(job.seal))
     yield partial_params(job.recipe["params"])
     inputs = {name: _sealed_outputs(path) for name, path in job.upstream.items()}
     write_json(job.seal, {"recipe": job.recipe, "inputs": inputs, "outputs": outputs_of(job),
-                          "made_by": provenance()})  # fmt: skip
+                          "made_by": made_by})  # fmt: skip

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 class Device(NamedTuple):
@@ -42,7 +43,7 @@ class Sizes(NamedTuple):
 def sizes_of(model: PreTrainedModel) -> Sizes:
     config = model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    linear = [module for module in model.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
     return Sizes(sum(module.weight.numel() for module in linear),
                  config.num_hidden_layers * config.num_attention_heads * width)  # fmt: skip
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from apr.core.errors import DataError
+from apr.core.provenance import provenance
 from apr.core.recipe import Job, digest, make, read_job, why_stale
 
 PARAMS = {"seed": 3, "rl": {"clip": 0.2, "learning_rate": 1e-4}}
@@ -97,3 +98,31 @@ def test_a_job_reads_what_it_declares_only(made: Job):
         for undeclared in (lambda: params.sft, lambda: params.rl.temperature, lambda: params.rl.lora):
             with pytest.raises(AttributeError):
                 undeclared()
+
+
+def test_provenance_needs_neither_git_nor_packages(tmp_path, monkeypatch):
+    """No git to run, no repository, and none of the packages: it says that it does not know."""
+    monkeypatch.setattr("apr.core.provenance.VERSIONED", ("torch", "a-package-that-nobody-has"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = provenance()
+    assert found["commit"] is None and found["versions"]["a-package-that-nobody-has"] is None
+    assert found["versions"]["torch"] and found["machine"]["cores"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert provenance()["commit"] is None
+
+
+def test_nothing_fails_between_the_work_and_its_seal(tmp_path, monkeypatch):
+    """What a seal says of machine and code is asked for before the work."""
+    def fail():
+        raise OSError("no /proc here")
+
+    monkeypatch.setattr("apr.core.recipe.provenance", fail)
+    job = job_at(tmp_path)
+    with pytest.raises(OSError, match="no /proc here"), make(job):
+        pytest.fail("the work was begun")
+    monkeypatch.undo()
+    with make(job):
+        (tmp_path / "model").mkdir()
+        monkeypatch.setattr("apr.core.recipe.provenance", fail)
+    assert why_stale(job) is None

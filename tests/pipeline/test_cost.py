@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from apr.pipeline.rates import short
 from ruamel.yaml import YAML
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -27,19 +27,20 @@ tokens whose probability has collapsed."""
 
 
 class StepLog(TrainerCallback):
-    """Appends a line to `path` after the last update of each step.
+    """Appends a line to `path` after the last update of each step, and to `seconds`, which is no artefact.
 
     Keys: step (from 1), reward, accuracy, children, total_tokens, sequential_tokens (means over rollouts),
     malformed, truncated (shares of threads), entropy (of the policy that sampled: minus the mean
     log-probability of its tokens), zero_variance_groups, kl, clip_share (over the tokens of groups with
     signal; null if there are none), grad_norm, loss (means over updates), exploded_updates (gradients of more
-    than `EXPLODED` times `rl.max_grad_norm`, before they are cut), rollout_seconds, update_seconds.
+    than `EXPLODED` times `rl.max_grad_norm`, before they are cut). In `seconds`: step, rollout_seconds,
+    update_seconds; twice for a step that is done again, where a run goes on.
 
     Raises `AprError` if a loss or a gradient is not finite.
     """
 
-    def __init__(self, path: Path, sampler: Sampler, meter: Meter, rl: Rl):
-        self._path, self._sampler, self._meter = path, sampler, meter
+    def __init__(self, path: Path, seconds: Path, sampler: Sampler, meter: Meter, rl: Rl):
+        self._path, self._seconds, self._sampler, self._meter = path, seconds, sampler, meter
         self._inner_updates, self._prompts = rl.inner_updates, rl.prompts
         self._most = EXPLODED * rl.max_grad_norm
         self._updates: list[dict[str, float]] = []
@@ -49,6 +50,7 @@ class StepLog(TrainerCallback):
         done = state.global_step // self._inner_updates
         kept = [line for line in read_log(self._path) if line["step"] <= done]
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._seconds.touch()
         self._exploded = sum(line["exploded_updates"] for line in kept)
 
     def on_step_begin(self, args, state, control, **_):
@@ -70,10 +72,12 @@ class StepLog(TrainerCallback):
         line["exploded_updates"] = sum(update["grad_norm"] > self._most for update in self._updates)
         if line["zero_variance_groups"] == self._prompts:
             line |= {"kl": None, "clip_share": None}
-        line["update_seconds"] = time.perf_counter() - self._started - line["rollout_seconds"]
+        rollout, whole = line.pop("rollout_seconds"), time.perf_counter() - self._started
+        seconds = {"step": line["step"], "rollout_seconds": rollout, "update_seconds": whole - rollout}
         self._updates = []
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        for path, written in ((self._path, line), (self._seconds, seconds)):
+            with path.open("a") as file:
+                file.write(json.dumps(written) + "\n")
         self._exploded += line["exploded_updates"]
         said = f"reward {line['reward']:.3f} children {line['children']:.1f}"
         said += f" exploded updates {self._exploded}" if self._exploded else ""
@@ -95,6 +99,4 @@ def summary(lines: list[dict[str, Any]], prompts: int) -> dict[str, float | None
         "steps_without_signal": sum(line["zero_variance_groups"] == prompts for line in lines),
         "exploded_updates": sum(line["exploded_updates"] for line in lines),
         "first_reward": lines[0]["reward"],
-        "rollout_seconds": sum(line["rollout_seconds"] for line in lines),
-        "update_seconds": sum(line["update_seconds"] for line in lines),
     }

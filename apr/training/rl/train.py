@@ -67,7 +67,8 @@ def train_rl(
 
     `problems` and `validation` are Parquet files of problems: those to train on, and those of which greedy
     rollouts are kept at some steps. `out` holds weights, tokenizer, `log.jsonl` (a line per step, see
-    `apr.training.rl.log`), `rollouts.parquet` (see `apr.training.rl.snapshots`) and `metrics.json`. Until
+    `apr.training.rl.log`), `rollouts.parquet` (see `apr.training.rl.snapshots`) and `metrics.json`, which
+    equal runs have alike to the byte; what steps took is in `<out>.seconds.jsonl`. Until
     it is written, `<out>.work` holds the trainer's state every `checkpoint_steps` steps, and a run with
     equal parameters and inputs goes on from there. Raises `ParamsError`, `DataError` or `CheckpointError`
     on bad input, and `AprError` if a loss or a gradient is not finite; a fault while sampling or in the
@@ -94,7 +95,8 @@ def train_rl(
     shown = read_problems(validation)
     snapshots = Snapshots(work / "snapshots", sampler, shown, params.rl.inner_updates, steps)
     with Meter(f"rl {policy}", steps, "step") as meter:
-        log = StepLog(work / "log.jsonl" if rank == 0 else Path(os.devnull), sampler, meter, params.rl)
+        logs = [work / name if rank == 0 else Path(os.devnull) for name in ("log.jsonl", "seconds.jsonl")]
+        log = StepLog(logs[0], logs[1], sampler, meter, params.rl)
         trainer = PackedGRPOTrainer(
             model=load_trainable(checkpoint, params.engine.device),
             reward_funcs=given_reward,  # type: ignore[arg-type]
@@ -118,6 +120,7 @@ def train_rl(
         snapshots.write(partial / "rollouts.parquet")
         metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts)
         write_json(partial / "metrics.json", metrics | {"processes": processes})
+    os.replace(work / "seconds.jsonl", out.with_name(f"{out.name}.seconds.jsonl"))
     remove(work)
 
 

@@ -47,7 +47,8 @@ class Muon(Optimizer):
     """
 
     def __init__(self, model: Any, learning_rate: float, other_learning_rate: float, decay: float):
-        layers = (model.get_input_embeddings(), model.get_output_embeddings())
+        layers = [model.get_output_embeddings()]
+        layers += [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
         embeddings = {id(p) for layer in layers if layer is not None for p in layer.parameters()}
         trained = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in trained if p.ndim == 2 and id(p) not in embeddings]

@@ -4,11 +4,9 @@ Deviations from the paper: threads are packed into rows (no thread sees another)
 weigh more (`sft.token_weights`), and only a share of the unsuccessful children is seen (`sft.child_share`).
 """
 
-import hashlib
 import json
-import time
+import os
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from trl import SFTConfig
 
 from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json, write_text
+from apr.core.model_files import model_files, tokenizer_files
 from apr.core.params import Params
 from apr.core.process import sharded, share
 from apr.core.recipe import hash_tree
@@ -30,22 +29,24 @@ from apr.engine.flops import bfloat16_peak, sizes_of
 from apr.language.tokenizer import load_language
 from apr.training.checkpoint import merge_adapters, save_checkpoint
 from apr.training.sft.base import starting_model
-from apr.training.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
-from apr.training.sft.trainer import PackedSFTTrainer, ShowProgress
+from apr.training.sft.data import RowCollator, label_weights, pack_rows, read_threads
+from apr.training.sft.pace import Pace
+from apr.training.sft.trainer import PackedSFTTrainer
 from apr.training.sharding import before_sharding, gather
 
 
 def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: Path) -> None:
     """Trains `method`'s model on `traces` and writes the checkpoint directory `out`.
 
-    `out` holds weights, tokenizer, `log.jsonl` and `metrics.json`; on a GPU of `apr.engine.flops` both have
-    `peak_share`: the share of its bfloat16 FLOP/s that the model takes, Muon left out. State is saved every
-    `sft.checkpoint_steps` in `<out>.work`; a run that finds it there continues from the last state, provided
-    that parameters and data are the same. Under `accelerate launch` the processes share the rows of every
-    step; their number changes the result by rounding alone. Raises `DataError`,
-    `CheckpointError` or `ParamsError` on bad input and `AprError` if the loss is not finite.
+    `out` holds weights, tokenizer, `log.jsonl` and `metrics.json`, which equal runs have alike to the byte;
+    `<out>.seconds.jsonl` says how fast it went (see `Pace`; on a GPU of `apr.engine.flops` with the share of
+    its bfloat16 FLOP/s that the model takes, Muon left out). State is saved every `sft.checkpoint_steps` in
+    `<out>.work`; a run that finds it there continues from the last state, provided that parameters and data
+    are the same. Under `accelerate launch` the processes share the rows of every step; their number changes
+    the result by rounding alone. Raises `DataError`, `CheckpointError` or `ParamsError` on bad input and
+    `AprError` if the loss is not finite.
     """
-    sft, started, (rank, processes) = params.sft, time.perf_counter(), share()
+    sft, (rank, processes) = params.sft, share()
     torch.set_num_threads(params.engine.torch_threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -62,37 +63,49 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         raise ParamsError(f"sft.rows_per_step: {sft.rows_per_step} is not allowed; allowed: a multiple of "
                           f"{processes}, the number of processes")
     model, lora = starting_model(params, method, vocabulary)
+    tokens, squares = (_after_steps([sums[row].sum() for row in rows], sft.rows_per_step)
+                       for sums in (lengths, lengths**2))
     sizes, device = sizes_of(model), resolve_device(params.engine.device)
+    flops = [3 * sizes.forward(*sums) for sums in zip(tokens, squares, strict=True)]
+    peak = None if lora else bfloat16_peak(device)  # adapters: few weights have gradients
     work = out.with_name(out.name + ".work")
+    seconds = work / "seconds.jsonl" if rank == 0 else None
     trainer = PackedSFTTrainer(
         model=model,
-        args=_config(params, work, steps=-(-len(rows) // sft.rows_per_step), seed=seed),
+        args=_config(params, work, steps=len(tokens) - 1, seed=seed),
         train_dataset=Dataset.from_dict({"threads": rows}),
         data_collator=RowCollator(threads, label_weights(vocabulary, sft.token_weights)),
         processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer),
         peft_config=lora,
-        row_tokens=[int(lengths[row].sum()) for row in rows],
-        row_flops=[3 * sizes.forward(lengths[row].sum(), (lengths[row] ** 2).sum()) for row in rows],
-        peak=None if lora else bfloat16_peak(device),  # adapters: few weights have gradients
         matrix_learning_rate=sft.matrix_learning_rate if sft.optimizer == "muon" else None,
-        callbacks=[ShowProgress(f"sft {method}")],
+        callbacks=[Pace(f"sft {method}", seconds, tokens, flops, peak and peak * processes)],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     with trainer.accelerator.main_process_first():
-        resume_from = open_work(work, _fingerprint(params, method, threads, rows))
+        resume_from = open_work(work, _identity(params, method, traces, tokenizer))
     bare = before_sharding(trainer)
     trainer.train(resume_from_checkpoint=resume_from)
     model = gather(trainer.accelerator.unwrap_model(trainer.model), bare, first_only=True)
-    metrics = {
-        "threads": len(lengths),
-        "epochs": sum(map(len, rows)) / len(lengths),
-        "seconds": time.perf_counter() - started,
-        "processes": processes,
-    }
-    if rank == 0:
-        _write(trainer, model, Path(tokenizer), out, metrics)
-        remove(work)
+    if rank > 0:
+        return
+    log = [line | {"tokens": tokens[int(line["step"])]}
+           for line in trainer.state.log_history if "loss" in line]  # fmt: skip
+    metrics = {"threads": len(lengths), "epochs": sum(map(len, rows)) / len(lengths), "processes": processes,
+               "steps": trainer.state.global_step, "tokens": log[-1]["tokens"], "loss": log[-1]["loss"]}
+    with atomic_path(out) as partial:
+        model = merge_adapters(model, partial / "adapter")
+        save_checkpoint(model, tokenizer, partial)
+        write_text(partial / "log.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
+        write_json(partial / "metrics.json", metrics | {"parameters": model.num_parameters()})
+    os.replace(work / "seconds.jsonl", out.with_name(f"{out.name}.seconds.jsonl"))
+    remove(work)
+
+
+def _after_steps(amounts: list[int], rows_per_step: int) -> list[int]:
+    """Returns the sum of `amounts`, one a row, over the rows of the first 0, 1, 2, ... steps."""
+    ends = np.arange(0, len(amounts) + rows_per_step, rows_per_step).clip(max=len(amounts))
+    return np.cumsum([0, *amounts])[ends].tolist()
 
 
 def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
@@ -113,28 +126,11 @@ def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
     )  # fmt: skip
 
 
-def _fingerprint(params: Params, method: str, threads: Threads, rows: list[list[int]]) -> str:
-    """Changes with everything that the weights depend on."""
-    settings = {**vars(params.sft), "tokens": method, "model": params.model, "seed": params.seed}
-    if sharded():  # whose states are others
-        settings["sharded"] = True
-    base = hash_tree(Path(params.sft.base), Path(params.sft.base)) if params.sft.base else {}
-    digest = hashlib.blake2b(repr([sorted(settings.items()), base, rows]).encode(), digest_size=16)
-    for array in threads:
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _write(
-    trainer: PackedSFTTrainer, model: Any, tokenizer: Path, out: Path, metrics: dict[str, float]
-) -> None:
-    log = [entry for entry in trainer.state.log_history if "loss" in entry]
-    metrics |= {"steps": trainer.state.global_step, "tokens": log[-1]["tokens"], "loss": log[-1]["loss"]}
-    if shares := [entry["peak_share"] for entry in log if "peak_share" in entry]:
-        metrics["peak_share"] = median(shares)
-    with atomic_path(out) as partial:
-        model = merge_adapters(model, partial / "adapter")
-        metrics |= {"parameters": model.num_parameters()}
-        save_checkpoint(model, tokenizer, partial)
-        write_text(partial / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
-        write_json(partial / "metrics.json", metrics)
+def _identity(params: Params, method: str, traces: Path, tokenizer: Path) -> dict[str, Any]:
+    """Everything that the weights depend on."""
+    settings = params.model_dump(mode="json", include={"seed", "model", "sft"})
+    base = model_files(Path(params.sft.base)) if params.sft.base else []
+    files = [Path(traces), *tokenizer_files(Path(tokenizer)), *base]
+    inputs = [hash_tree(path, path.parent) for path in files]
+    return settings | {"method": method, "window": params.grammar.window, "inputs": inputs,
+                       "sharded": sharded()}  # whose states are others

@@ -64,7 +64,7 @@ def test_every_step_is_decoded_by_its_own_weights(
     assert one.version == two.version != "default"
     lines = [json.loads(line) for line in (tmp_path / "rl/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rl", "rl.seconds.jsonl"]
 
 
 def test_answers_by_other_weights_are_a_fault(serve, language):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from apr.solvers.traces import make_traces
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -39,6 +38,7 @@ from apr.tasks.countdown.generate import make_problems
 from apr.training.rl.train import train_rl
 from apr.training.sft.train import train_sft
 from apr.training.sft.trainer import PackedSFTTrainer
+from apr.training.traces import make_traces
 
 ROWS = 384
 NAMES = {"vocab_size": ROWS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
