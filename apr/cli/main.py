@@ -15,10 +15,12 @@ from typing import Any
 from apr.cli import inspect
 from apr.cli.serve import serve
 from apr.cli.solve import add_arguments, solve
-from apr.core.errors import AprError
+from apr.core.arguments import Parser, typed
+from apr.core.errors import AprError, ParamsError, quoted
 from apr.core.params import Params, partial_params
 from apr.core.process import OWNER, end_with, share
 from apr.core.recipe import make, read_job
+from apr.core.settings import Workers
 from apr.pipeline import chunk
 from apr.pipeline.plan import DEFAULT_SCALE, load_scale
 
@@ -147,7 +149,7 @@ JOBS: list[tuple[Callable[[Params, Args], None], str]] = [
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="apr", description="Adaptive Parallel Reasoning on Countdown, from params.yaml to the figures.",
         epilog="`make run` runs the verbs in order, where settings, code or inputs have changed.",
     )
@@ -164,7 +166,8 @@ def build_parser() -> argparse.ArgumentParser:
             else:
                 verb.add_argument(f"--{option}", required=True, type=Path, metavar="PATH", help=PATHS[option])
         if function is traces:
-            verb.add_argument("--workers", type=int, default=1, help="processes; they do not change a byte")
+            verb.add_argument("--workers", type=typed(Workers), default=1,
+                              help="processes; they do not change a byte")
         if function is claims:
             verb.add_argument("--readme", type=Path, metavar="FILE", help="file whose claims are checked")
             verb.add_argument("--update-readme", type=Path, metavar="FILE", help="file to put the table into")
@@ -208,7 +211,9 @@ def describe(function: Callable) -> dict[str, Any]:
 def run_job(args: Args) -> None:
     """Runs a job's verb with the settings of its recipe, or by hand with those of `params.yaml`."""
     if args.recipe is None:
-        args.function(load_scale(args.scale), args)
+        params = load_scale(args.scale)
+        check_names(params, args)
+        args.function(params, args)
         return
     job = read_job(args.recipe)
     if share()[0] > 0:  # the first of the processes seals what they make
@@ -218,19 +223,33 @@ def run_job(args: Args) -> None:
         args.function(params, args)
 
 
+def check_names(params: Params, args: Args) -> None:
+    """Raises `ParamsError` unless methods, policies and models on the command line are those of `params`."""
+    methods, policies = list(params.traces.methods), list(params.rl.policies)
+    models = policies if getattr(args, "stage", "sft") == "rl" else methods
+    for option, known in {"method": methods, "policy": policies, "model": models}.items():
+        name = getattr(args, option, None)
+        if name is not None and name not in known:
+            raise ParamsError(f"--{option}: {quoted(name)} is not allowed; allowed: {', '.join(known)}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 2, after one line on stderr, for every error that the user can mend."""
     gc.set_threshold(10_000)  # importing makes objects by the million, that stay: half a second of 4.5
-    args = build_parser().parse_args(argv)
-    if owner := os.environ.get(OWNER):
-        end_with(owner)
     try:
+        args = build_parser().parse_args(argv)
+        if owner := os.environ.get(OWNER):
+            end_with(owner)
         return args.run(args) or 0
     except AprError as error:
         print(f"apr: error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if FULL not in str(error):  # as the system, pyarrow and safetensors all say
+        if FULL in str(error):  # as the system, pyarrow and safetensors all say
+            said = f"{FULL}: what was being written is removed ({error})"
+        elif isinstance(error, OSError) and error.filename is not None:
+            said = f"{error.filename}: {error.strerror}"
+        else:
             raise
-        print(f"apr: error: {FULL}: what was being written is removed ({error})", file=sys.stderr)
+        print(f"apr: error: {AprError(said)}", file=sys.stderr)
         return 2

@@ -3,7 +3,9 @@
 import argparse
 import time
 
-from apr.core.errors import DataError, ParamsError
+from apr.core.arguments import typed
+from apr.core.errors import ParamsError
+from apr.core.settings import Natural, Positive, Seed, Temperature
 from apr.pipeline.plan import load_scale
 
 COLOURS = {"running": "yellow", "waiting": "blue", "done": "green"}
@@ -30,15 +32,12 @@ def solve(args: argparse.Namespace) -> int:
     params, language = load_scale(args.scale), load_language(args.model)
     if args.children is not None and args.tokens is not None:
         raise ParamsError("--children and --tokens: only one of them is allowed")
-    condition = None
+    most, condition = min(params.grammar.max_children, language.vocabulary.messages), None
     if args.children is not None:
-        condition = Condition("children", args.children)
+        condition = Condition("children", at_most(most, "--children", args.children))
     elif args.tokens is not None:
-        condition = Condition("tokens", args.tokens)
-    try:
-        prompt = prompt_of(params, language, problem, condition)
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{args.problem!r}: the model's language cannot say this ({error})") from None
+        condition = Condition("tokens", at_most(params.grammar.window, "--tokens", args.tokens))
+    prompt = prompt_of(params, language, problem, condition)
     request = Request("solve/0", prompt, args.temperature, args.seed, args.join)
     console = Console()
     with open_decoder(params, language, args.model) as decoder:
@@ -68,6 +67,13 @@ def solve(args: argparse.Namespace) -> int:
     return 0 if judged.strict else 1
 
 
+def at_most(most: int, option: str, value: int) -> int:
+    """Returns `value`. Raises `ParamsError` if that is more."""
+    if value > most:
+        raise ParamsError(f"{option}: {value} is not allowed; allowed: at most {most}")
+    return value
+
+
 def picture(threads, language, width: int):
     """A tree with a line per thread: its state, its tokens, and the end of its text."""
     from rich.text import Text
@@ -91,10 +97,11 @@ def picture(threads, language, width: int):
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("problem", help='numbers, an arrow, and a target: "3 5 9 12 -> 27"')
     verb.add_argument("--model", required=True, metavar="PATH", help="checkpoint directory")
-    verb.add_argument("--children", type=int, help="ask for this many children (a model trained on apr)")
-    verb.add_argument("--tokens", type=int, help="ask for this budget of tokens (a serial model)")
-    verb.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
-    verb.add_argument("--seed", type=int, default=0, help="of sampling")
+    verb.add_argument("--children", type=typed(Natural),
+                      help="ask for this many children (a model trained on apr)")
+    verb.add_argument("--tokens", type=typed(Positive), help="ask for this budget of tokens (a serial model)")
+    verb.add_argument("--temperature", type=typed(Temperature), default=0.0, help="0, the default, is greedy")
+    verb.add_argument("--seed", type=typed(Seed), default=0, help="of sampling")
     verb.add_argument("--join", choices=["all", "any"], default="all", help="what parents wait for")
     verb.set_defaults(run=solve)
 

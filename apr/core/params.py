@@ -244,7 +244,7 @@ class Eval(Section):
 class Params(Section):
     """Everything that `params.yaml` may say."""
 
-    seed: Seed = 0
+    seed: Annotated[Seed, Field(lt=2**32)] = 0  # as NumPy takes
     problems: Problems
     grammar: Grammar
     traces: Traces

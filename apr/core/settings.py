@@ -5,7 +5,6 @@ Numbers are numbers: neither booleans nor texts nor `.inf` pass for one, nor a f
 
 import os
 import re
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,7 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
 )
 from pydantic_core import PydanticCustomError
@@ -46,7 +44,8 @@ Range = Annotated[
     tuple[Natural, Natural], Field(strict=False), only(lambda ends: ends[0] <= ends[1], "low first")
 ]
 """Inclusive bounds, low first."""
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Workers = Annotated[int, Field(ge=1, le=1024)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Real = Annotated[float, Field(ge=0, le=1e38)]
 PositiveReal = Annotated[float, Field(gt=0, le=1e38)]
@@ -90,19 +89,6 @@ class Section(BaseModel):
     """A section accepts its own keys only, and numbers only where numbers belong."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-def reading(annotation: Any) -> Callable[[str], Any]:
-    """Returns a `type` for argparse that reads values of a type of settings."""
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
-
-    def read(text: str) -> Any:
-        try:
-            return adapter.validate_strings(text)
-        except ValidationError as error:
-            raise ArgumentTypeError(f"{quoted(text)} is not allowed; {error.errors()[0]['msg']}") from None
-
-    return read
 
 
 def overlay(base: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:

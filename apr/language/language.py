@@ -13,6 +13,7 @@ A thread reads like this (root of four numbers that spawns two children, and its
 
 from collections.abc import Iterable, Sequence
 
+from apr.core.errors import DataError, quoted
 from apr.core.params import Grammar, Problems
 from apr.language import events as ev
 from apr.language.operation import Operation
@@ -58,6 +59,9 @@ class Language:
             case ev.Line():
                 self._write_line(event, ids)
             case ev.RootPrompt(target, numbers, condition):
+                if len(numbers) > self.vocabulary.depths:
+                    raise DataError(f"{len(numbers)} numbers, {quoted(numbers)}, in a problem; allowed: at "
+                                    f"most {self.vocabulary.depths}, as the language has depths")
                 ids.append(words["<root>"])
                 ids += self.vocabulary.number(target)
                 ids.append(self.vocabulary.depth_ids[0])

@@ -22,10 +22,12 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 
+from apr.core.arguments import typed
 from apr.core.errors import AprError, DataError
 from apr.core.files import atomic_path, read_json, trainer_states, write_json
 from apr.core.process import EVERY, OWNER, identity, workers_of
 from apr.core.recipe import hash_tree, why_stale
+from apr.core.settings import PositiveReal
 from apr.pipeline.plan import DEFAULT_SCALE, Plan
 
 MB = 10**6
@@ -42,12 +44,12 @@ LARGEST = 5
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--minutes", required=True, type=float,
+    verb.add_argument("--minutes", required=True, type=typed(PositiveReal),
                       help="how long to work, unpacking included; packing takes some seconds more")
     verb.add_argument("--carry", required=True, type=Path, metavar="DIR",
                       help="directory of what one chunk leaves for the next; not there before the first")
-    verb.add_argument("--most-mb", type=float, default=64.0, help="fail if more has to be carried "
-                      "(default: 64 MB of a million bytes)")  # fmt: skip
+    verb.add_argument("--most-mb", type=typed(PositiveReal), default=64.0,
+                      help="fail if more has to be carried (default: 64 MB of a million bytes)")  # fmt: skip
     verb.set_defaults(run=chunk)
 
 

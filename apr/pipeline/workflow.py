@@ -27,7 +27,8 @@ def open_plan(config: Mapping[str, Any], job: bool = False) -> Plan:
             raise ParamsError(f"--config {unknown[0]}: unknown key; allowed: scale")
         plan = Plan(str(config.get("scale", DEFAULT_SCALE)))
     except AprError as error:
-        sys.exit(f"apr: error: {error}")
+        print(f"apr: error: {error}", file=sys.stderr)
+        sys.exit(2)
     if owner := os.environ.get(OWNER):
         end_with(owner)
     if not job:

@@ -12,6 +12,8 @@ from apr.rollouts.rollout import Status, Thread
 from apr.tasks.countdown.problem import Problem, problem_of_text
 from apr.training.checkpoint import new_model, save_checkpoint
 
+EASY = "3 5 9 12 -> 27"
+
 
 @pytest.fixture(scope="module")
 def language():
@@ -51,13 +53,48 @@ def test_a_problem_is_decoded_and_judged(checkpoint, capsys):
     [
         (["3 5 -> x"], "not a problem"),
         (["3 5 9 12 -> 27", "--children", "2", "--tokens", "64"], "only one of them is allowed"),
-        ([" ".join(["99"] * 300) + " -> 27"], "grammar.window: 256 is not allowed; allowed: more than the"),
+        ([" ".join(["9" * 90] * 4) + " -> 27"], "grammar.window: 256 is not allowed; allowed: more than the"),
+        ([" ".join(["99"] * 300) + " -> 27"], "300 numbers, (99, 99, 99, 99, 99, 99, ...), in a"),
+        (["3 5 9 12 5 -> 27"], "allowed: at most 4, as the language has depths"),
+        (["3 5 -> " + "9" * 5000], "not a problem"),
+        ([""], "not a problem"),
+        ([EASY, "--children", "-1"], "--children: '-1' is not allowed"),
+        ([EASY, "--children", "99"], "--children: 99 is not allowed; allowed: at most 10"),
+        ([EASY, "--children", "1.5"], "--children: '1.5' is not allowed"),
+        ([EASY, "--children", ""], "--children: '' is not allowed"),
+        ([EASY, "--tokens", "0"], "--tokens: '0' is not allowed"),
+        ([EASY, "--tokens", "257"], "--tokens: 257 is not allowed; allowed: at most 256"),
+        ([EASY, "--tokens", "9" * 5000], "--tokens: '999"),
+        ([EASY, "--temperature", "nan"], "--temperature: 'nan' is not allowed"),
+        ([EASY, "--temperature", "inf"], "--temperature: 'inf' is not allowed"),
+        ([EASY, "--temperature", "-1"], "--temperature: '-1' is not allowed"),
+        ([EASY, "--temperature", "1e-320"], "allowed: 0, greedy, or 0.001 to 100"),
+        ([EASY, "--seed", "-1"], "--seed: '-1' is not allowed"),
+        ([EASY, "--seed", str(2**63)], "--seed: '9223372036854775808' is not allowed"),
+        ([EASY, "--seed", "７"], "--seed: '７' is not allowed"),
+        ([EASY, "--seed", "x\ny"], r"--seed: 'x\ny' is not allowed"),
+        ([EASY, "--join", "some"], "--join: invalid choice: 'some'"),
+        ([EASY, "--scale", "Smoke"], "scale: 'Smoke' is not allowed; allowed: default, "),
+        ([EASY, "--scale", "../presets/smoke"], "scale: '../presets/smoke' is not allowed"),
+        ([EASY, "--nonsense"], "unrecognized arguments: --nonsense"),
+        ([], "the following arguments are required: problem"),
     ],
+    ids=lambda value: value[-1][:20] if isinstance(value, list) and value else None,
 )
 def test_errors(checkpoint, capsys, arguments, said):
     assert main(["solve", *arguments, "--model", checkpoint]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("apr: error:")]
-    assert said in line
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("apr: error:") and said in line
+
+
+@pytest.mark.parametrize("numbers", ["3 5 9 12", "12 9 5 3", "9,3,12,5"])
+def test_the_order_of_the_numbers_changes_nothing(checkpoint, capsys, numbers):
+    def said(problem):
+        sampling = ["--temperature", "1", "--seed", f"{2**63 - 1}"]
+        main(["solve", f"{problem} -> 27", "--model", checkpoint, *sampling])
+        return capsys.readouterr().out.rpartition(",")[0]  # seconds come last
+
+    assert said(numbers) == said("5 3 12 9")
 
 
 def test_the_picture_shows_who_waits_and_what_is_sampled_now(language):
