@@ -154,6 +154,10 @@ class Policy(Section):
     """KL coefficient (paper: 0.001 APR, 0.01 SoS+)."""
     steps: Positive | None = None
     """Steps of this policy; null for `rl.steps`."""
+    reward: Literal["outcome"] = "outcome"
+    """What a rollout is worth: a file of `apr/training/rl/rewards`."""
+    credit: Literal["broadcast"] = "broadcast"
+    """What of it each thread is given: a file of `apr/training/rl/credit`."""
 
 
 class RolloutServers(Section):

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from apr.core.errors import AprError
 from apr.core.params import Rl
 from apr.core.progress import Meter
-from apr.training.rl.rollouts import Sampler
+from apr.training.rl.sampling import Sampler
 
 UPDATE_FIGURES = {
     "kl": "kl",

@@ -1,22 +1,20 @@
 """How a policy changes while it is trained: greedy rollouts of the same few problems, kept at some steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import torch
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from apr.core.files import read_rows, write_rows
 from apr.core.process import share
 from apr.rollouts.records import THREAD_SCHEMA, rows_of
-from apr.tasks.countdown.problem import Problem
-from apr.training.rl.rollouts import Sampler
+from apr.rollouts.rollout import Request, Rollout
 
 SNAPSHOT_SCHEMA = pa.schema([("step", pa.int32()), ("problem_id", pa.string()), *THREAD_SCHEMA])
 PROBLEMS = 4
-"""Validation problems that are decoded, from the first."""
+"""Validation problems that are decoded, from the first on."""
 INTERVALS = 4
 """Snapshots are as many steps apart, and so one more."""
 
@@ -34,26 +32,27 @@ class Snapshots(TrainerCallback):
     the first one writes.
     """
 
-    def __init__(self, folder: Path, sampler: Sampler, problems: Sequence[Problem], inner_updates: int,
-                 steps: int):  # fmt: skip
-        self._folder, self._sampler, self._problems = folder, sampler, problems[:PROBLEMS]
+    def __init__(
+        self, folder: Path, requests: Sequence[Request], decode: Callable[[Sequence[Request]], list[Rollout]],
+        inner_updates: int, steps: int,
+    ):  # fmt: skip
+        self._folder, self._requests, self._decode = folder, requests, decode
         self._inner_updates, self._steps = inner_updates, snapshot_steps(steps)
 
-    def on_step_begin(self, args, state, control, model, **_):
-        self._take(state.global_step, model)
+    def on_step_begin(self, args, state, control, **_):
+        self._take(state.global_step)
 
-    def on_train_end(self, args, state, control, model, **_):
-        self._take(state.global_step, model)
+    def on_train_end(self, args, state, control, **_):
+        self._take(state.global_step)
 
-    def _take(self, updates: int, model: torch.nn.Module) -> None:
+    def _take(self, updates: int) -> None:
         step, within = divmod(updates, self._inner_updates)
         path = self._path(step)
         if within or step not in self._steps or broadcast_object_list([path.is_file()])[0]:
             return
         first = share()[0] == 0
-        shown = self._problems if first else []  # the others lend it their weights if those are sharded
-        requests = [self._sampler.request(problem, problem.id, 0.0, 0) for problem in shown]
-        rollouts = self._sampler.decode(requests, model)
+        # The others lend it their weights if those are sharded.
+        rollouts = self._decode(self._requests if first else [])
         if not first:
             return
         rows = [{"step": step, "problem_id": rollout.id, **row}

@@ -2,10 +2,10 @@
 
     reference <- policy <- the SFT checkpoint
     for step in 1..steps:
-        draw `prompts` training problems                                        rollouts.draw_problems
-        decode `group` rollouts of each with the policy, parents and children   rollouts.Sampler.sample
-        r = 1 where the strict verifier accepts the root's answer, else 0       rollouts.judge
-        A = (r - mean of its group) / (standard deviation of its group + 1e-4)  trl.GRPOTrainer
+        draw `prompts` training problems                                        sampling.draw_problems
+        decode `group` rollouts of each with the policy, parents and children   sampling.Sampler.sample
+        r = 1 where the strict verifier accepts the root's answer, else 0       rewards.outcome
+        A = (r - mean of its group) / (standard deviation of its group + 1e-4)  credit.broadcast
         repeat `inner_updates` times:                                           trainer.PackedGRPOTrainer
             ratio = policy / policy that sampled, for each sampled token of each thread
             KL    = reference / policy - log(reference / policy) - 1            (never negative)
@@ -13,8 +13,8 @@
                     - min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) + kl KL
             `optimizer` step on its gradient, cut to norm `max_grad_norm`
 
-A rollout is one packed row (`apr.training.rl.packing`): its tokens share one advantage and one mean, whatever
-thread they are in; injected tokens have no loss, the stop tokens that were sampled do.
+A rollout is one packed row (`apr.training.rl.packing`): its tokens share one mean, and with this credit one
+advantage, whatever thread they are in; injected tokens have no loss, the stop tokens that were sampled do.
 
 Where this is not the paper's GRPO, or the paper is silent and its code decides otherwise:
 - A token's weight is 1 / sampled tokens of its rollout, in the policy term and in the KL term alike; the
@@ -37,9 +37,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoTokenizer, PrinterCallback
+from transformers import AutoTokenizer
 from transformers.utils import logging
 from trl import GRPOConfig
 
@@ -53,11 +52,11 @@ from apr.language.tokenizer import load_language
 from apr.tasks.countdown.problem import read_problems
 from apr.training.checkpoint import load_trainable, merge_adapters, save_checkpoint
 from apr.training.rl.log import StepLog, read_log, summary
-from apr.training.rl.rollouts import Sampler, draw_problems, given_reward, steps_of
-from apr.training.rl.servers import ServedPolicy, check_servers, trainer_options
-from apr.training.rl.snapshots import Snapshots
+from apr.training.rl.nccl import check_nccl, nccl_options
+from apr.training.rl.sampling import Sampler, draw_problems, steps_of
+from apr.training.rl.servers import ServedPolicy
+from apr.training.rl.snapshots import PROBLEMS, Snapshots
 from apr.training.rl.trainer import PackedGRPOTrainer
-from apr.training.sharding import before_sharding, gather
 
 
 def train_rl(
@@ -83,7 +82,6 @@ def train_rl(
         torch.set_float32_matmul_precision("high")  # TF32, in decoding as in scoring
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     language = load_language(checkpoint)
     drawn = draw_problems(params, policy, read_problems(problems))
     work = out.with_name(f"{out.name}.work")
@@ -92,25 +90,23 @@ def train_rl(
     config = trainer_config(params, policy, work)
     with config.main_process_first(local=False):
         resume_from = open_work(work, run_identity(params, policy, [problems, validation], checkpoint))
-    shown = read_problems(validation)
-    snapshots = Snapshots(work / "snapshots", sampler, shown, params.rl.inner_updates, steps)
+    shown = [sampler.greedy(problem) for problem in read_problems(validation)[:PROBLEMS]]
     with Meter(f"rl {policy}", steps, "step") as meter:
-        logs = [work / name if rank == 0 else Path(os.devnull) for name in ("log.jsonl", "seconds.jsonl")]
-        log = StepLog(logs[0], logs[1], sampler, meter, params.rl)
         trainer = PackedGRPOTrainer(
+            sampler.sample,
+            prompts=[problem.id for problem in drawn],
             model=load_trainable(checkpoint, params.engine.device),
-            reward_funcs=given_reward,  # type: ignore[arg-type]
-            rollout_func=sampler.sample,
             args=config,
-            train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),
             processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
             peft_config=lora_config(params),
-            callbacks=[snapshots, log],
         )
-        trainer.remove_callback(PrinterCallback)
-        sampler.bare = before_sharding(trainer)
+        snapshots = Snapshots(work / "snapshots", shown, lambda requests: sampler.decode(
+            requests, trainer.whole()), params.rl.inner_updates, steps)  # fmt: skip
+        trainer.add_callback(snapshots)
+        logs = [work / name if rank == 0 else Path(os.devnull) for name in ("log.jsonl", "seconds.jsonl")]
+        trainer.add_callback(StepLog(logs[0], logs[1], sampler, meter, params.rl))
         trainer.train(resume_from_checkpoint=resume_from)
-    model = gather(trainer.accelerator.unwrap_model(trainer.model), sampler.bare, first_only=True)
+    model = trainer.whole(first_only=True)
     if rank > 0:
         return
     with atomic_path(out) as partial:
@@ -128,7 +124,7 @@ def check_params(params: Params, policy: str) -> None:
     """Raises `ParamsError` if `policy` is unknown or a step's rollouts do not split into micro-batches."""
     if policy not in params.rl.policies:
         raise ParamsError(f"rl.policies: {policy!r} is not allowed; allowed: {sorted(params.rl.policies)}")
-    check_servers(params.rl.servers)
+    check_nccl(params.rl.servers)
     rows, processes = params.rl.prompts * params.rl.group, share()[1]
     if rows % (params.rl.rows_per_device * processes):
         raise ParamsError(f"rl.rows_per_device: {params.rl.rows_per_device} is not allowed; allowed: a "
@@ -149,7 +145,7 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
         optim={"sgd": "sgd", "adamw": "adamw_torch_fused"}[rl.optimizer],
         learning_rate=rl.learning_rate, lr_scheduler_type="constant", weight_decay=0.0,
         max_grad_norm=rl.max_grad_norm, seed=params.seed, shuffle_dataset=False,
-        bf16=False, gradient_checkpointing=False, router_aux_loss_coef=0.0, **trainer_options(params),
+        bf16=False, gradient_checkpointing=False, router_aux_loss_coef=0.0, **nccl_options(params),
         use_cpu=resolve_device(params.engine.device).type == "cpu",
         save_steps=rl.checkpoint_steps * rl.inner_updates, save_total_limit=1,
         logging_steps=1, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,

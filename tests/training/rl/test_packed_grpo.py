@@ -4,15 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import Dataset
 from torch.testing import assert_close
 from transformers import AutoTokenizer
 
 from apr.engine.checkpoint import load_model
-from apr.training.rl.packing import PackedRow
-from apr.training.rl.rollouts import given_reward
+from apr.rollouts.rollout import Rollout, Thread
+from apr.training.rl.packing import pack_group
 from apr.training.rl.train import trainer_config
-from apr.training.rl.trainer import PackedGRPOTrainer
+from apr.training.rl.trainer import POSITIONS, PackedGRPOTrainer
 
 KL, CLIP = 0.05, 0.2
 SHAPES = [  # prompt and the rest of each thread, S sampled, . injected; the second four are without signal
@@ -25,7 +24,11 @@ SHAPES = [  # prompt and the rest of each thread, S sampled, . injected; the sec
     [("..", "SS.S"), (".....", "SSSSS")],
     [("...", "SSS")],
 ]
-REWARDS = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+HIGH = 0.5 / (3**-0.5 + 1e-4)
+"""Of rewards 1 0 0 1: mean 1/2, standard deviation sqrt(1/3)."""
+ALIKE = [[HIGH], [-HIGH] * 3, [-HIGH], [HIGH] * 2]
+APART = [[0.3], [-1.0, 0.7, 0.0], [0.0], [0.5, -0.2]]
+"""Advantages of the threads of the first four; the others have none."""
 
 
 def thread_logps(model, ids):
@@ -35,15 +38,18 @@ def thread_logps(model, ids):
 
 
 @pytest.fixture
-def case(params, checkpoint, tmp_path):
-    """A trainer whose model has moved away from its reference, and rollouts with an older policy's scores."""
+def case(request, params, checkpoint, tmp_path):
+    """A trainer whose model has moved away from its reference, and rollouts with an older policy's scores.
+
+    Its parameter are the advantages; `ALIKE` without one.
+    """
     generator = torch.Generator().manual_seed(7)
     plain = load_model(checkpoint, "cpu")
     reference = load_model(checkpoint, "cpu")
     with torch.no_grad():
         for weight in plain.parameters():
             weight += 0.05 * torch.randn(weight.shape, generator=generator)
-    rollouts, rows = [], []
+    rollouts, advantages = [], getattr(request, "param", ALIKE)
     for shape in SHAPES:
         threads = []
         for prompt, rest in shape:
@@ -51,57 +57,42 @@ def case(params, checkpoint, tmp_path):
             with torch.no_grad():
                 scores = thread_logps(plain, ids)
             old = scores + 0.3 * torch.randn(scores.shape, generator=generator)
-            mask = [letter == "S" for letter in prompt + rest]
-            threads.append(SimpleNamespace(ids=ids, mask=mask, old=[0.0, *old.tolist()]))
-        start = len(shape[0][0])
-        rollouts.append(threads)
-        rows.append(PackedRow(
-            prompt_ids=threads[0].ids[:start],
-            completion_ids=[i for t in threads for i in t.ids][start:],
-            env_mask=[int(s) for t in threads for s in t.mask][start:],
-            logprobs=[p if s else 0.0 for t in threads for p, s in zip(t.old, t.mask, strict=True)][start:],
-            thread_lengths=[len(t.ids) for t in threads],
-        ))  # fmt: skip
+            sampled = [letter == "S" for letter in prompt + rest]
+            logprobs = [p if s else 0.0 for p, s in zip([0.0, *old.tolist()], sampled, strict=True)]
+            threads.append(Thread(len(threads), min(len(threads), 1) - 1, min(len(threads), 1), len(prompt),
+                                  ids, sampled, logprobs))
+        rollouts.append(Rollout("", threads))
+    rows = pack_group(rollouts[:4], advantages) + pack_group(rollouts[4:], None)
     trainer = PackedGRPOTrainer(
+        lambda prompts, trainer: rows,
+        prompts=["a", "b"],
         model=load_model(checkpoint, "cpu", attention="packed"),
-        reward_funcs=given_reward,
-        rollout_func=lambda prompts, trainer: {
-            field: [getattr(row, field) for row in rows] for field in PackedRow._fields
-        } | {"reward": REWARDS, "signal": [True] * 4 + [False] * 4},
         args=trainer_config(
             params.model_copy(update={"rl": params.rl.model_copy(update={"prompts": 2})}), "apr", tmp_path
         ),
-        train_dataset=Dataset.from_dict({"prompt": ["a", "b"]}),
         processing_class=AutoTokenizer.from_pretrained(checkpoint),
     )
     trainer.model.load_state_dict(plain.state_dict())
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 2  # as `train()` sets it
-    return SimpleNamespace(trainer=trainer, plain=plain, reference=reference, rollouts=rollouts, rows=rows,
+    return SimpleNamespace(trainer=trainer, plain=plain, reference=reference, rollouts=rollouts,
+                           rows=rows, advantages=advantages,
                            inputs=[{"prompt": name} for name in "aaaabbbb"])  # fmt: skip
-
-
-def advantages():
-    """Rewards 1 0 0 1: mean 1/2, standard deviation sqrt(1/3). All equal: none."""
-    high = 0.5 / (3**-0.5 + 1e-4)
-    return [high, -high, -high, high, 0.0, 0.0, 0.0, 0.0]
 
 
 def plain_loss(case):
     """The loss of `apr.training.rl.train`'s docstring, a thread at a time. Also KL and clip share."""
     total, kls, clipped = 0.0, [], []
-    for threads, advantage in zip(case.rollouts, advantages(), strict=True):
-        if advantage == 0:
-            continue
+    for rollout, given in zip(case.rollouts[:4], case.advantages, strict=True):
         terms = []
-        for thread in threads:
+        for thread, advantage in zip(rollout.threads, given, strict=True):
             now = thread_logps(case.plain, thread.ids)
             with torch.no_grad():
                 reference = thread_logps(case.reference, thread.ids)
-            for position, sampled in enumerate(thread.mask):
+            for position, sampled in enumerate(thread.sampled):
                 if not sampled:
                     continue
-                ratio = (now[position - 1] - thread.old[position]).exp()
+                ratio = (now[position - 1] - thread.logprobs[position]).exp()
                 cut = ratio.clamp(1 - CLIP, 1 + CLIP)
                 gap = reference[position - 1] - now[position - 1]
                 kl = gap.exp() - gap - 1
@@ -114,18 +105,21 @@ def plain_loss(case):
 
 def test_batch_by_hand(case):
     batch = case.trainer._generate_and_score_completions(case.inputs)
-    assert_close(batch["advantages"], torch.tensor(advantages()))
     assert batch["prompt_mask"].sum(1).tolist() == [3, 4, 2, 3, 2, 3, 2, 3]
-    assert batch["thread_lengths"].tolist() == [
-        [5, 0, 0], [11, 6, 2], [3, 0, 0], [11, 5, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]
-    ]  # fmt: skip
+    lengths = [[5], [11, 6, 2], [3], [11, 5], [], [], [], []]
+    for places, expected in zip(batch[POSITIONS], lengths, strict=True):
+        assert places[places >= 0].tolist() == [n for length in expected for n in range(length)]
     assert batch["completion_mask"][4:].sum() == 0
-    for index, row in enumerate(case.rows[:4]):
-        size = len(row.completion_ids)
+    for index, (row, rollout) in enumerate(zip(case.rows[:4], case.rollouts, strict=False)):
+        size, first = len(row.completion_ids), rollout.threads[0].prompt_length
+        sampled = [int(s) for thread in rollout.threads for s in thread.sampled][first:]
+        logprobs = [p for thread in rollout.threads for p in thread.logprobs][first:]
+        advantages = [a for thread, a in zip(rollout.threads, ALIKE[index], strict=True) for _ in thread.ids]
         assert batch["completion_ids"][index, :size].tolist() == row.completion_ids
-        assert (batch["tool_mask"] * batch["completion_mask"])[index, :size].tolist() == row.env_mask
+        assert batch["completion_mask"][index, :size].tolist() == sampled
         assert batch["completion_mask"][index, size:].sum() == 0
-        assert_close(batch["old_per_token_logps"][index, :size], torch.tensor(row.logprobs))
+        assert_close(batch["old_per_token_logps"][index, :size], torch.tensor(logprobs))
+        assert_close(batch["advantages"][index, :size], torch.tensor(advantages[first:]))
 
 
 def test_packed_logps_are_those_of_threads_alone(case):
@@ -135,16 +129,18 @@ def test_packed_logps_are_those_of_threads_alone(case):
     with torch.no_grad():
         for model, plain in ((case.trainer.model, case.plain), (case.trainer.ref_model, case.reference)):
             whole, _, _ = case.trainer._get_per_token_logps_and_entropies(
-                model, ids, mask, batch["completion_ids"].shape[1]
+                model, ids, mask, batch["completion_ids"].shape[1], **{POSITIONS: batch[POSITIONS]}
             )
             assert not whole[4:].any()
-            for row, threads in enumerate(case.rollouts[:4]):
+            for row, rollout in enumerate(case.rollouts[:4]):
                 packed = whole[row, : len(case.rows[row].completion_ids)]
-                alone = torch.cat([torch.cat([torch.zeros(1), thread_logps(plain, t.ids)]) for t in threads])
+                alone = torch.cat([torch.cat([torch.zeros(1), thread_logps(plain, thread.ids)])
+                                   for thread in rollout.threads])
                 alone = alone[len(case.rows[row].prompt_ids) :]
                 assert_close(packed, alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("case", [ALIKE, APART], indirect=True, ids=["alike", "by thread"])
 def test_loss_and_gradient_are_those_of_threads_alone(case):
     """TRL shuffles the rows into two micro-batches; their losses add up."""
     trainer = case.trainer
@@ -172,7 +168,6 @@ def test_logged_kl_and_clip_share_are_means_over_tokens(case):
     metrics = case.trainer._metrics["train"]
     assert sum(metrics["kl"]) / 2 == pytest.approx(kl, rel=1e-5)
     assert sum(metrics["clip_ratio/region_mean"]) / 2 == pytest.approx(clip_share) and clip_share > 0
-    assert metrics["frac_reward_zero_std"] == [0.5]
 
 
 def test_micro_batch_without_signal_has_a_loss_of_zero(case):
@@ -198,7 +193,7 @@ def test_injected_tokens_and_only_they_have_no_gradient(case, monkeypatch):
     monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", spy)
     batch = trainer._generate_and_score_completions(case.inputs)
     trainer.compute_loss(trainer.model, batch).backward()
-    sampled = (batch["tool_mask"] * batch["completion_mask"]).bool()
+    sampled = batch["completion_mask"].bool()
     assert ((seen[0].grad != 0) <= sampled).all()
     # KL gives a gradient to every sampled token, stop tokens (the last of each thread) included
     assert ((seen[0].grad != 0) == sampled).all()

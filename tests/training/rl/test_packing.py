@@ -1,10 +1,9 @@
 """Rows by hand: a parent with two children, tokens written as small numbers."""
 
 import pytest
-import torch
 
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
-from apr.training.rl.packing import PackedRow, pack, position_ids
+from apr.training.rl.packing import NOT_SCORED, PackedRow, pack, pack_group
 
 
 def thread(index, parent, prompt, rest, sampled, **fields):
@@ -25,21 +24,20 @@ def family():
 
 
 def test_parent_and_two_children_by_hand():
-    assert pack(family()) == PackedRow(
+    row = pack(family(), [0.5, -1.0, 0.0])
+    assert row == PackedRow(
         prompt_ids=[1, 2],
         completion_ids=[3, 4, 5, 6, 7, 11, 12, 13, 14, 21, 22, 23, 24],
-        env_mask=[1, 1, 0, 0, 1, 0, 0, 1, 1, 0, 1, 1, 1],
+        mask=[1, 1, 0, 0, 1, 0, 0, 1, 1, 0, 1, 1, 1],
         logprobs=[-0.3, -0.4, 0.0, 0.0, -0.7, 0.0, 0.0, -1.3, -1.4, 0.0, -2.2, -2.3, -2.4],
-        thread_lengths=[7, 4, 4],
+        advantages=[0.5] * 5 + [-1.0] * 4 + [0.0] * 4,
+        positions=[0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 0, 1, 2, 3],
     )
-
-
-def test_positions_start_again_with_every_thread():
-    assert position_ids([7, 4, 4]).tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 0, 1, 2, 3]
-    assert position_ids([2]).dtype == torch.long
+    (unscored,) = pack_group([family()], None)
+    assert unscored == row._replace(mask=[0] * 13, advantages=[0.0] * 13, positions=[NOT_SCORED] * 15)
 
 
 def test_a_root_that_sampled_nothing_is_a_fault():
     empty = Rollout(id="p/1", threads=[thread(0, -1, [1, 2], [], [], spawns=[])])
     with pytest.raises(ValueError, match="p/1"):
-        pack(empty)
+        pack(empty, [1.0])

@@ -12,7 +12,7 @@ from apr.engine.checkpoint import load_model
 from apr.engine.interface import Sampling
 from apr.engine.remote import RemoteDecoder
 from apr.engine.wires import load_weights, wire_of
-from apr.training.rl.rollouts import Sampler
+from apr.training.rl.servers import ServedPolicy
 from apr.training.rl.train import run_identity, train_rl, trainer_config
 
 
@@ -21,16 +21,13 @@ def served_by(params, *urls, backend="sglang", **changes):
     return params.model_copy(update={"rl": params.rl.model_copy(update={"servers": servers} | changes)})
 
 
-def plain_logprobs(model, row):
-    """Of the sampled tokens of a packed row, thread by thread, by a forward pass without a cache."""
-    ids, found, start = [*row["prompt_ids"], *row["completion_ids"]], [], 0
-    for length in row["thread_lengths"]:
-        thread = torch.tensor([ids[start : start + length]])
-        with torch.no_grad():
-            scores = model(thread, position_ids=torch.arange(length)[None]).logits.log_softmax(-1)
-        found += [0.0, *scores[0, :-1].gather(1, thread[0, 1:, None])[:, 0].tolist()]
-        start += length
-    return found[len(row["prompt_ids"]) :]
+def plain_logprobs(model, thread):
+    """Of the sampled tokens of a thread, by a forward pass without a cache."""
+    with torch.no_grad():
+        places = torch.arange(len(thread.ids))[None]
+        scores = model(torch.tensor([thread.ids]), position_ids=places).logits.log_softmax(-1)
+    found = scores[0, :-1].gather(1, torch.tensor(thread.ids)[1:, None])[:, 0]
+    return found[torch.tensor(thread.sampled)[1:]]
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)], ids=["full", "lora"])
@@ -39,24 +36,20 @@ def test_every_step_is_decoded_by_its_own_weights(
 ):
     one, two = serve(), serve()
     changed = served_by(params, one.url, two.url, lora=lora, learning_rate=0.5, max_grad_norm=0.5)
-    sample, before = Sampler.sample, load_model(checkpoint, "cpu")
+    decode, before = ServedPolicy.decode, load_model(checkpoint, "cpu")
     gaps = []
 
-    def checked(self, prompts, trainer):
-        found = sample(self, prompts, trainer)
+    def checked(self, requests, trainer):
+        found = decode(self, requests, trainer)
         trainer.model.eval()
-        for index in range(len(prompts)):
-            row = {name: values[index] for name, values in found.items()}
-            sampled = torch.tensor(row["env_mask"]).bool()
-            now, then = (
-                torch.tensor(plain_logprobs(model, row))[sampled] for model in (trainer.model, before)
-            )
-            said = torch.tensor(row["logprobs"])[sampled]
+        for thread in (thread for rollout in found for thread in rollout.threads if any(thread.sampled)):
+            now, then = (plain_logprobs(model, thread) for model in (trainer.model, before))
+            said = torch.tensor(thread.logprobs)[torch.tensor(thread.sampled)]
             gaps.append((trainer.state.global_step, (said - now).abs().max(), (said - then).abs().max()))
         trainer.model.train()
         return found
 
-    monkeypatch.setattr(Sampler, "sample", checked)
+    monkeypatch.setattr(ServedPolicy, "decode", checked)
     train_rl(changed, "apr", problems, validation, checkpoint, tmp_path / "rl")
     assert {step for step, _, _ in gaps} == {0, params.rl.inner_updates}
     assert max(now for _, now, _ in gaps) < 1e-4

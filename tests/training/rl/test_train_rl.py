@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoTokenizer
@@ -19,10 +18,10 @@ from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.records import rollouts_of
 from apr.rollouts.verdict import Judgement
 from apr.tasks.countdown.problem import read_problems
-from apr.training.rl.rollouts import Sampler, draw_problems, given_reward
+from apr.training.rl.sampling import Sampler, draw_problems
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA, Snapshots, snapshot_steps
 from apr.training.rl.train import train_rl, trainer_config
-from apr.training.rl.trainer import PackedGRPOTrainer
+from apr.training.rl.trainer import POSITIONS, PackedGRPOTrainer
 
 KEYS = {
     "step", "reward", "accuracy", "children", "total_tokens", "sequential_tokens", "malformed", "truncated",
@@ -109,7 +108,7 @@ def test_snapshots_are_what_the_models_before_and_after_decode(run, params, vali
     sampler = Sampler(params, "apr", language, [problem])
     for step, directory in ((0, checkpoint), (2, run)):
         model = load_model(directory, "cpu")
-        (expected,) = sampler.decode([sampler.request(problem, problem.id, 0.0, 0)], model)
+        (expected,) = sampler.decode([sampler.greedy(problem)], model)
         (found,) = kept(run, step)
         assert found.id == expected.id and len(found.threads) == len(expected.threads)
         for one, other in zip(found.threads, expected.threads, strict=True):
@@ -177,7 +176,7 @@ def test_prompts_ask_for_what_the_policy_says(params, problems, language, childr
     policies = {"apr": params.rl.policies["apr"].model_copy(update={"children": children})}
     drawn = read_problems(problems)
     sampler = Sampler(with_rl(params, policies=policies), "apr", language, drawn)
-    assert language.vocabulary.decode(sampler.request(drawn[0], "", 0.0, 0).prompt) == text
+    assert language.vocabulary.decode(sampler.greedy(drawn[0]).prompt) == text
 
 
 def fail_at_the_end(*_):
@@ -213,7 +212,7 @@ def test_state_of_another_run_is_not_resumed(params, problems, validation, check
 def test_steps_without_signal_change_nothing_and_are_counted(
     params, problems, validation, checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("apr.training.rl.rollouts.judge", lambda *_: Judgement("done"))
+    monkeypatch.setattr("apr.training.rl.sampling.judge", lambda *_: Judgement("done"))
     train_rl(params, "apr", problems, validation, checkpoint, tmp_path / "rl")
     lines = log(tmp_path / "rl")
     figures = [(line["zero_variance_groups"], line["kl"], line["grad_norm"]) for line in lines]
@@ -236,11 +235,10 @@ def test_packed_scores_are_the_engines(params, problems, checkpoint, tmp_path):
     drawn = draw_problems(params, "apr", read_problems(problems))
     sampler = Sampler(params, "apr", language, drawn)
     trainer = PackedGRPOTrainer(
+        sampler.sample,
+        prompts=[problem.id for problem in drawn],
         model=load_model(checkpoint, "cpu", attention="packed"),
-        reward_funcs=given_reward,
-        rollout_func=sampler.sample,
         args=trainer_config(params, "apr", tmp_path),
-        train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in drawn]}),
         processing_class=AutoTokenizer.from_pretrained(checkpoint),
     )
     trainer.model.train()
@@ -250,9 +248,9 @@ def test_packed_scores_are_the_engines(params, problems, checkpoint, tmp_path):
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     with torch.no_grad():
         packed, _, _ = trainer._get_per_token_logps_and_entropies(
-            trainer.model, ids, mask, batch["completion_ids"].shape[1]
+            trainer.model, ids, mask, batch["completion_ids"].shape[1], **{POSITIONS: batch[POSITIONS]}
         )
-    sampled = (batch["tool_mask"] * batch["completion_mask"]).bool()
+    sampled = batch["completion_mask"].bool()
     assert sampler.record["children"] > 0
     assert_close(packed[sampled], batch["old_per_token_logps"][sampled], atol=1e-5, rtol=0)
 

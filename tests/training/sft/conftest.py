@@ -18,7 +18,8 @@ VALUES = {
     },
     "rl": {"policies": {}, "steps": 1},
     "engine": {"device": "cpu"},
-    "eval": {"problems": 1, "latency_problems": 1, "sweeps": {}},
+    "eval": {"problems": 1, "latency_problems": 1,
+             "sweeps": {"one": {"models": ["apr"], "temperatures": [1.0]}}},
 }  # fmt: skip
 
 

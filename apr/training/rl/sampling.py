@@ -1,0 +1,137 @@
+"""The sampling half of a step: problems -> rollouts of the live policy -> rewards -> advantages -> rows."""
+
+import time
+from collections.abc import Sequence
+from statistics import fmean
+from typing import cast
+
+from accelerate.utils import gather_object
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from apr.core.errors import ParamsError
+from apr.core.params import Params
+from apr.core.process import share
+from apr.core.seeds import derive_rng, derive_seed
+from apr.engine.slots import SlotEngine
+from apr.language import Condition, Language
+from apr.rollouts.decoding import orchestrate, prompt_of
+from apr.rollouts.rollout import Request, Rollout, Status
+from apr.rollouts.verdict import judge
+from apr.tasks.countdown import Problem
+from apr.training.rl.algorithm import Group, Step
+from apr.training.rl.credit import CREDITS
+from apr.training.rl.packing import PackedRow, pack_group
+from apr.training.rl.rewards import REWARDS
+from apr.training.rl.servers import ServedPolicy
+from apr.training.rl.trainer import PackedGRPOTrainer
+
+
+def steps_of(params: Params, policy: str) -> int:
+    return params.rl.policies[policy].steps or params.rl.steps
+
+
+def draw_problems(params: Params, policy: str, problems: Sequence[Problem]) -> list[Problem]:
+    """The problems of every step, `params.rl.prompts` different ones each; a step's are any policy's."""
+    if params.rl.prompts > len(problems):
+        raise ParamsError(f"rl.prompts: {params.rl.prompts} is not allowed; allowed: at most "
+                          f"problems.train = {len(problems)}")
+    drawn: list[Problem] = []
+    for step in range(steps_of(params, policy)):
+        drawn += derive_rng(params.seed, "rl problems", step).sample(problems, params.rl.prompts)
+    return drawn
+
+
+class Sampler:
+    """Makes the rows of every step; `record` holds the figures of the last one.
+
+    What is trained on is decoded by `served`, unless that is None. Raises `ParamsError` if the window is too
+    small for a problem's prompt.
+    """
+
+    def __init__(self, params: Params, policy: str, language: Language, problems: Sequence[Problem],
+                 served: ServedPolicy | None = None):  # fmt: skip
+        self._params, self._language, self._served = params, language, served
+        self._settings = params.rl.policies[policy]
+        self._steps = steps_of(params, policy)
+        self._problems = {problem.id: problem for problem in problems}
+        self._prompts = {problem.id: self._prompt(problem) for problem in problems}
+        self.record: dict[str, float] = {}
+
+    def _prompt(self, problem: Problem) -> list[int]:
+        children = self._settings.children
+        condition = None if children is None else Condition("children", children)
+        return prompt_of(self._params, self._language, problem, condition)
+
+    def greedy(self, problem: Problem) -> Request:
+        """Returns the request for the policy's greedy rollout of a problem."""
+        return Request(problem.id, self._prompt(problem), 0.0, 0)
+
+    def decode(self, requests: Sequence[Request], model: PreTrainedModel | PeftModel) -> list[Rollout]:
+        """Returns rollouts of the model in training, in the order of their requests; decoded here, in
+        evaluation mode, adapters active."""
+        engine, window, training = self._params.engine, self._params.grammar.window, model.training
+        base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        model.eval()
+        try:
+            # A new engine has empty KV caches: nothing is left of the weights before the last update.
+            decoder = SlotEngine(base, self._language.syntax.stop_ids, engine.slots, window)
+            return orchestrate(self._params, self._language, decoder).run(requests)
+        finally:
+            model.train(training)
+
+    def sample(self, names: list[str], trainer: PackedGRPOTrainer) -> list[PackedRow]:
+        """Returns the row of a rollout for each problem id in `names`, which come in groups of equal ids.
+
+        A rollout depends on seed, step, problem and its place in the group, so a run that resumes repeats it.
+        Where several processes train together, each has a part of the names, that may cut a group; all take
+        turns in decoding the rollouts of the whole step.
+        """
+        started, rl = time.perf_counter(), self._params.rl
+        rank, processes = share()
+        everyone = gather_object(names)
+        number = trainer.state.global_step // rl.inner_updates
+        seed = derive_seed(self._params.seed, "rl", number)
+        requests = [Request(f"{name}/{row % rl.group}", self._prompts[name], rl.temperature, seed)
+                    for row, name in enumerate(everyone)]  # fmt: skip
+        mine = requests[rank::processes]
+        decoded = self._served.decode(mine, trainer) if self._served else self.decode(mine, trainer.whole())
+        parts = gather_object([decoded])
+        rollouts = [parts[row % processes][row // processes] for row in range(len(requests))]
+        step = Step(number, self._steps, self._settings, self._language)
+        groups = [self._group(everyone[at], rollouts[at : at + rl.group], step)
+                  for at in range(0, len(rollouts), rl.group)]  # fmt: skip
+        advantages = [CREDITS[self._settings.credit](group, step) for group in groups]
+        self.record = {
+            "step": number + 1,
+            "reward": fmean(reward for group in groups for reward in group.rewards),
+            "accuracy": fmean(verdict.strict for group in groups for verdict in group.verdicts),
+            "zero_variance_groups": advantages.count(None),
+            **figures(rollouts),
+            "rollout_seconds": time.perf_counter() - started,
+        }
+        rows = [row for group, given in zip(groups, advantages, strict=True)
+                for row in pack_group(group.rollouts, given)]  # fmt: skip
+        return rows[rank * len(names) : (rank + 1) * len(names)]
+
+    def _group(self, name: str, rollouts: Sequence[Rollout], step: Step) -> Group:
+        problem = self._problems[name]
+        verdicts = [judge(self._language, problem, rollout) for rollout in rollouts]
+        reward = REWARDS[self._settings.reward]
+        rewards = [reward(*judged, step) for judged in zip(rollouts, verdicts, strict=True)]
+        return Group(problem, rollouts, verdicts, rewards)
+
+
+def figures(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Means over rollouts, and over threads (`malformed`, `truncated`) or sampled tokens (`entropy`)."""
+    usages = [rollout.usage for rollout in rollouts]
+    threads = [thread for rollout in rollouts for thread in rollout.threads]
+    statuses = [thread.status for thread in threads]
+    return {
+        "children": fmean(usage.children for usage in usages),
+        "total_tokens": fmean(usage.total for usage in usages),
+        "sequential_tokens": fmean(usage.sequential for usage in usages),
+        "malformed": statuses.count(Status.MALFORMED) / len(statuses),
+        "truncated": statuses.count(Status.TRUNCATED) / len(statuses),
+        "entropy": -sum(sum(thread.logprobs) for thread in threads) / sum(usage.total for usage in usages),
+    }
