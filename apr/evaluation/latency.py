@@ -10,7 +10,6 @@ from apr.core.files import write_json
 from apr.core.params import Params
 from apr.core.progress import track
 from apr.engine.checkpoint import resolve_device
-from apr.engine.remote import RemoteDecoder
 from apr.engine.slots import SlotEngine
 from apr.evaluation.latency_model import DEVICES, Part, measure_costs, parts_of, replay
 from apr.evaluation.points import Point, condition_kind, first_problems, points
@@ -18,8 +17,7 @@ from apr.evaluation.results import TIMED, percentiles
 from apr.evaluation.sweep import make_request
 from apr.language.tokenizer import load_language
 from apr.rollouts.decoding import open_decoder, orchestrate
-from apr.rollouts.orchestrator import Orchestrator
-from apr.rollouts.rollout import Request, Rollout
+from apr.rollouts.rollout import Rollout
 from apr.rollouts.verdict import judge
 from apr.tasks.countdown import Problem
 
@@ -40,26 +38,30 @@ def measure_latency(
     greedy = greedy or [Point(None, 0.0, 0)]
     language = load_language(checkpoint)
     chosen = first_problems(problems, params.eval.latency_problems)
-    work = [(point, problem) for point in greedy for problem in chosen]
+    asked = [(point, problem) for point in greedy for problem in chosen]
     rows: dict[Point, list[dict[str, Any]]] = {point: [] for point in greedy}
     trees: dict[Point, list[list[list[Part]]]] = {point: [] for point in greedy}
+    costs = None
     with open_decoder(params, language, checkpoint) as decoder:
         orchestrator = orchestrate(params, language, decoder)
 
-        def measure(point: Point, problem: Problem) -> dict[str, Any]:
+        def decode(point: Point, problem: Problem) -> tuple[Rollout, list[float]]:
             request = make_request(params, language, problem, point, kind)
-            rollout, times = timed(orchestrator, decoder, request)
+            before = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
+            (rollout,) = orchestrator.run([request])
+            after = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
+            return rollout, [end - start for start, end in zip(before, after, strict=True)]
+
+        decode(*asked[0])  # the first rollout pays for what is loaded lazily
+        for point, problem in track(asked, f"latency {stage}/{model}", len(asked), "problem"):
+            rollout, times = decode(point, problem)
             usage = rollout.usage
             trees[point].append(parts_of(rollout))
-            return {"problem_id": problem.id, **dict(zip(TIMED, times, strict=True)), "total": usage.total,
-                    "sequential": usage.sequential, "children": usage.children,
-                    "solved": judge(language, problem, rollout).strict}
-
-        measure(*work[0])  # the first rollout pays for what is loaded lazily
-        trees[work[0][0]].clear()
-        for point, problem in track(work, f"latency {stage}/{model}", len(work), "problem"):
-            rows[point].append(measure(point, problem))
-        costs = None
+            rows[point].append({
+                "problem_id": problem.id, **dict(zip(TIMED, times, strict=True)), "total": usage.total,
+                "sequential": usage.sequential, "children": usage.children,
+                "solved": judge(language, problem, rollout).strict,
+            })  # fmt: skip
         if isinstance(decoder, SlotEngine):
             size, stop_ids = language.vocabulary.size, language.syntax.stop_ids
             costs = measure_costs(decoder, params.grammar.window, size, stop_ids)
@@ -75,13 +77,3 @@ def measure_latency(
                         "modelled": modelled(point), **percentiles(measured)}
                        for point, measured in rows.items()],
     })  # fmt: skip
-
-
-def timed(
-    orchestrator: Orchestrator, decoder: SlotEngine | RemoteDecoder, request: Request
-) -> tuple[Rollout, list[float]]:
-    """Returns one rollout, and its `TIMED`."""
-    before = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
-    (rollout,) = orchestrator.run([request])
-    after = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
-    return rollout, [end - start for start, end in zip(before, after, strict=True)]

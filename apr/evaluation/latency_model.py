@@ -7,9 +7,11 @@ nothing here.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -74,71 +76,67 @@ def parts_of(rollout: Rollout) -> list[list[Part]]:
     return found
 
 
+@dataclass(eq=False)
+class _Running:
+    """A thread on its device, with the parts that are still to come."""
+
+    parts: list[Part]
+    device: int
+    parent: "_Running | None" = None
+    length: int = 0
+    ready: float = 0.0
+    """When the present part may begin."""
+    read: int = 0
+    """Tokens that it has still to read, and to sample."""
+    left: int = 0
+    spawned: list[int] = field(default_factory=list)
+    waits: int = 0
+    """Children that have not ended."""
+
+
 def replay(threads: Sequence[Sequence[Part]], costs: Costs, devices: int) -> float:
-    """Seconds from the first token that the root reads to the last that is sampled."""
-    clocks = [0.0] * devices
-    # On each device, by thread: when it is ready, its part, tokens left to sample, tokens to read.
-    placed: list[dict[int, list[Any]]] = [{} for _ in range(devices)]
-    part_of, length = [0] * len(threads), [0] * len(threads)
-    home = [0] * len(threads)
-    left: dict[int, int] = {}
-    parent: dict[int, int] = {}
+    """Returns the seconds from the first token that the root reads to the last that is sampled."""
+    clocks, running = [0.0] * devices, list[_Running]()
 
-    def start(thread: int, ready: float) -> None:
-        part = threads[thread][part_of[thread]]
-        length[thread] += part.read
-        placed[home[thread]][thread] = [ready, part, part.sampled, part.read]
+    def go_on(thread: _Running, now: float) -> None:
+        if thread.parts:
+            thread.read, thread.left, thread.spawned = thread.parts.pop(0)
+            thread.ready, thread.length = now, thread.length + thread.read
+            running.append(thread)
+        elif thread.parent is not None:
+            thread.parent.waits -= 1
+            if not thread.parent.waits:
+                go_on(thread.parent, now)
 
-    def ended(thread: int, now: float) -> None:
-        part_of[thread] += 1
-        if part_of[thread] < len(threads[thread]):
-            start(thread, now)
-        elif thread in parent:
-            above = parent[thread]
-            left[above] -= 1
-            if not left[above]:
-                ended(above, now)
-
-    start(0, 0.0)
-    last = 0.0
-    while any(placed):
-        busy = [device for device in range(devices) if placed[device]]
+    go_on(_Running(list(threads[0]), 0), 0.0)
+    while running:
+        busy = {thread.device for thread in running}
         for device in busy:
-            clocks[device] = max(clocks[device], min(work[0] for work in placed[device].values()))
-        device = min(busy, key=lambda index: clocks[index])
-        ready = {thread: work for thread, work in placed[device].items() if work[0] <= clocks[device]}
-        read = sum(max(0, work[3] - 1) for work in ready.values())
-        clocks[device] += costs.step(len(ready), sum(length[thread] for thread in ready), read)
-        last = max(last, clocks[device])
-        for thread, work in ready.items():
-            work[2], work[3] = work[2] - 1, 0
-            length[thread] += 1
-            if work[2] > 0:
+            ready = min(thread.ready for thread in running if thread.device == device)
+            clocks[device] = max(clocks[device], ready)
+        device = min(sorted(busy), key=clocks.__getitem__)
+        step = [thread for thread in running if thread.device == device and thread.ready <= clocks[device]]
+        read = sum(max(0, thread.read - 1) for thread in step)
+        clocks[device] += costs.step(len(step), sum(thread.length for thread in step), read)
+        for thread in step:
+            thread.read, thread.left, thread.length = 0, thread.left - 1, thread.length + 1
+            if thread.left > 0:
                 continue
-            del placed[device][thread]
-            if work[1].spawned:
-                left[thread] = len(work[1].spawned)
-                for child in work[1].spawned:
-                    parent[child] = thread
-                    if threads[child]:
-                        home[child] = min(range(devices), key=lambda index: len(placed[index]))
-                        start(child, clocks[device])
-                    else:
-                        left[thread] -= 1
-            else:
-                ended(thread, clocks[device])
-    return last
+            running.remove(thread)
+            children = [list(threads[child]) for child in thread.spawned if threads[child]]
+            thread.waits = len(children)
+            for parts in children:
+                home = min(range(devices), key=[other.device for other in running].count)
+                go_on(_Running(parts, home, thread), clocks[device])
+            if not children:
+                go_on(thread, clocks[device])
+    return max(clocks)
 
 
 def measure_costs(decoder: Decoder, window: int, vocabulary_size: int, stop_ids: frozenset[int]) -> Costs:
     """Times greedy steps of a decoder that nothing else uses: medians, by batch, context and prompt."""
     words = [token for token in range(vocabulary_size) if token not in stop_ids]
     room = window - STEPS - 2
-
-    def open_threads(count: int, length: int) -> None:
-        for key in range(count):
-            prompt = [words[(key + place) % len(words)] for place in range(length)]
-            decoder.open(("costs", key), prompt, Sampling(0.0, key), window)
 
     def seconds_of_step() -> float:
         started = time.perf_counter()
@@ -148,21 +146,25 @@ def measure_costs(decoder: Decoder, window: int, vocabulary_size: int, stop_ids:
             decoder.extend(key, [], window)
         return seconds
 
-    times: dict[tuple[int, int], list[float]] = {}
-    prefill: dict[int, list[float]] = {}
+    def steps(count: int, length: int, more: int) -> list[float]:
+        """Seconds of the step that reads prompts of this length, and of `more`."""
+        for key in range(count):
+            prompt = [words[(key + place) % len(words)] for place in range(length)]
+            decoder.open(key, prompt, Sampling(0.0, key), window)
+        seconds = [seconds_of_step() for _ in range(1 + more)]
+        for key in range(count):
+            decoder.close(key)
+        return seconds
+
+    times: dict[tuple[int, int], list[float]] = defaultdict(list)
+    prefill: dict[int, list[float]] = defaultdict(list)
     batches = [size for size in BATCHES if size <= decoder.capacity]
     contexts = [max(1, min(length, room)) for length in CONTEXTS]
     for _ in range(REPEATS):
         for count, length in product(batches, contexts):
-            open_threads(count, length)
-            seconds_of_step()
-            times.setdefault((count, length), []).extend(seconds_of_step() for _ in range(STEPS))
-            for key in range(count):
-                decoder.close(("costs", key))
+            times[count, length] += steps(count, length, STEPS)[1:]
         for length in (size for size in PROMPTS if size < window):
-            open_threads(1, length)
-            prefill.setdefault(length, []).append(seconds_of_step())
-            decoder.close(("costs", 0))
+            prefill[length] += steps(1, length, 0)
     short, long = contexts
     decode, context = {}, {}
     for count in batches:

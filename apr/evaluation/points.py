@@ -20,9 +20,8 @@ class Point(NamedTuple):
 
 def jobs(params: Params) -> list[tuple[str, str]]:
     """Every (stage, model) that a sweep names."""
-    named = {(stage, model) for sweep in params.eval.sweeps.values()
-             for stage in sweep.stages for model in sweep.models}
-    return sorted(named)
+    return sorted({(stage, model) for sweep in params.eval.sweeps.values()
+                   for stage in sweep.stages for model in sweep.models})
 
 
 def teachers(params: Params) -> list[str]:
@@ -66,7 +65,6 @@ def first_problems(path: Path, count: int) -> list[Problem]:
 
 def point_columns(model: str, stage: str, problem: Problem, point: Point, kind: str) -> dict[str, Any]:
     """The columns `model` to `sample`."""
-    conditioned = point.condition is not None
     return {"model": model, "stage": stage, "problem_id": problem.id,
-            "condition_kind": kind if conditioned else None, "condition_amount": point.condition,
+            "condition_kind": None if point.condition is None else kind, "condition_amount": point.condition,
             "temperature": point.temperature, "sample": point.sample, "join": point.join}

@@ -1,6 +1,6 @@
 """Evaluation files by rows, and by cells: all samples of one model, stage, condition and temperature."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +31,12 @@ EVAL_SCHEMA = pa.schema({
 
 def ledger(rollout: Rollout) -> dict[str, int]:
     """Returns the columns of `LEDGER`."""
-    usage = rollout.usage
-    statuses = [thread.status for thread in rollout.threads]
-    counted = {
-        "malformed_threads": statuses.count(Status.MALFORMED),
-        "truncated_threads": statuses.count(Status.TRUNCATED) + statuses.count(Status.CANCELLED),
-        "threads": len(statuses),
-    }
-    return {name: counted[name] if name in counted else getattr(usage, name) for name in LEDGER}
+    usage, statuses = rollout.usage, Counter(thread.status for thread in rollout.threads)
+    return usage._asdict() | {
+        "total": usage.total, "malformed_threads": statuses[Status.MALFORMED],
+        "truncated_threads": statuses[Status.TRUNCATED] + statuses[Status.CANCELLED],
+        "threads": len(rollout.threads),
+    }  # fmt: skip
 
 
 class Key(NamedTuple):
@@ -110,6 +108,5 @@ def _cell(path: Path, key: Key, rows: list[dict[str, Any]]) -> Cell:
 
 def percentiles(measured: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Median and 95th percentile over problems of each of `TIMED`, in seconds."""
-    times = {name: [row[name] for row in measured] for name in TIMED}
-    return {f"p{share}": {name: float(np.percentile(times[name], share)) for name in TIMED}
-            for share in (50, 95)}
+    return {f"p{rank}": {name: float(np.percentile([row[name] for row in measured], rank)) for name in TIMED}
+            for rank in (50, 95)}

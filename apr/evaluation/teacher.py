@@ -16,7 +16,7 @@ from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
 from apr.rollouts.verdict import judge
 from apr.tasks.countdown import Problem
 from apr.tasks.countdown.expand import HEURISTICS, expand
-from apr.tasks.countdown.search import ROOT_THREAD, Trace, TraceThread, solve_trace
+from apr.tasks.countdown.search import ROOT_THREAD, Trace, solve_trace
 from apr.training.traces import draw_trace, encode_thread
 
 STAGE = "solver"
@@ -101,9 +101,14 @@ def as_rollout(language: Language, trace: Trace, window: int) -> Rollout:
     """The trace as if a model had decoded it, so that its tokens are counted as a model's are."""
     threads, born = [], 1
     for index, demonstration in enumerate(trace.threads):
-        thread = _as_thread(language, demonstration, index)
-        if len(thread.ids) > window:
-            thread.status = Status.TRUNCATED
+        ids, sampled = encode_thread(language, demonstration)
+        thread = Thread(
+            index, demonstration.parent,
+            depth=int(demonstration.parent != ROOT_THREAD),  # the solver's children do not spawn
+            prompt_length=len(language.encode(demonstration.events[:1])),
+            ids=ids, sampled=sampled, logprobs=[0.0] * len(ids),
+            status=Status.TRUNCATED if len(ids) > window else Status.DONE,
+        )  # fmt: skip
         for place, event in enumerate(demonstration.events, start=1):
             if isinstance(event, ev.Spawn):
                 at = len(language.encode(demonstration.events[:place]))
@@ -111,10 +116,3 @@ def as_rollout(language: Language, trace: Trace, window: int) -> Rollout:
                 born += len(event.nodes)
         threads.append(thread)
     return Rollout(trace.problem.id, threads)
-
-
-def _as_thread(language: Language, demonstration: TraceThread, index: int) -> Thread:
-    ids, sampled = encode_thread(language, demonstration)
-    depth = int(demonstration.parent != ROOT_THREAD)  # the solver's children do not spawn
-    prompt = len(language.encode(demonstration.events[:1]))
-    return Thread(index, demonstration.parent, depth, prompt, ids, sampled, [0.0] * len(ids), Status.DONE)

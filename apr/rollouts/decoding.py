@@ -1,7 +1,7 @@
 """From parameters to rollouts: prompts, decoders (this project's engine, or servers), orchestrators."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from apr.core.errors import ParamsError
@@ -26,20 +26,17 @@ def prompt_of(params: Params, language: Language, problem: Problem, condition: C
     return prompt
 
 
-@contextmanager
 def open_decoder(
     params: Params, language: Language, checkpoint: Path
-) -> Iterator[SlotEngine | RemoteDecoder]:
-    """The model of `checkpoint` in an engine with empty slots, or the servers of `engine.endpoints`.
+) -> AbstractContextManager[SlotEngine | RemoteDecoder]:
+    """Opens the model of `checkpoint` in an engine with empty slots, or the servers of `engine.endpoints`.
 
     Raises `CheckpointError`. That servers have the same model is for their owner to see to.
     """
     engine = params.engine
     if engine.backend == "slots":
-        yield open_engine(engine, params.grammar.window, language.syntax.stop_ids, checkpoint)
-        return
-    with connect(params, language, engine.endpoints, wire_of(engine.backend, engine.served_model)) as decoder:
-        yield decoder
+        return nullcontext(open_engine(engine, params.grammar.window, language.syntax.stop_ids, checkpoint))
+    return connect(params, language, engine.endpoints, wire_of(engine.backend, engine.served_model))
 
 
 def connect(params: Params, language: Language, endpoints: Iterable[str], wire: Wire) -> RemoteDecoder:

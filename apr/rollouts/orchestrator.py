@@ -59,9 +59,6 @@ class Orchestrator:
         self._decoder, self._syntax, self._limits, self._policy = decoder, syntax, limits, policy
         self._open: set[_Node] = set()
         self._roots: list[_Node] = []
-        self._running = self._sampled = 0
-        self._rollouts: dict[_Node, Rollout] = {}
-        self._ended: list[Rollout] = []
 
     def run(
         self, requests: Iterable[Request], progress: Callable[[list[Rollout], int], object] | None = None
@@ -72,10 +69,10 @@ class Orchestrator:
         of the decoder, and at the end; tokens count when their thread stops.
         """
         self._running = self._sampled = 0
-        self._rollouts, self._ended = {}, []
+        self._rollouts: dict[_Node, Rollout] = {}
+        self._ended: list[Rollout] = []
+        self._roots = roots = []
         pending = iter(requests)
-        roots: list[_Node] = []
-        self._roots = roots
         try:
             while True:
                 while self._running < self._decoder.capacity and (request := next(pending, None)) is not None:
@@ -90,7 +87,9 @@ class Orchestrator:
                 for node, segment in self._decoder.step():
                     self._stopped(cast(_Node, node), segment)
         finally:
-            self._cancel_all()
+            for node in self._open:
+                self._decoder.close(node)
+            self._open.clear()
 
     def threads(self) -> Iterator[tuple[tuple[int, ...], Thread, list[int]]]:
         """While `run` calls `progress`: each thread so far, depth first, its path, and what it samples now.
@@ -219,19 +218,12 @@ class Orchestrator:
     def _limit(self, node: _Node) -> int:
         return min(self._limits.window, len(node.thread.ids) + node.budget)
 
-    def _cancel_all(self) -> None:
-        for node in self._open:
-            self._decoder.close(node)
-        self._open.clear()
-
 
 def _node(
     request: Request, prompt: list[int], path: tuple[int, ...], budget: int, parent: _Node | None = None
 ) -> _Node:
-    thread = Thread(
-        index=0, parent=-1, depth=len(path), prompt_length=len(prompt), ids=[], sampled=[], logprobs=[]
-    )
-    _append(thread, prompt, False, [0.0] * len(prompt))
+    size = len(prompt)
+    thread = Thread(0, -1, len(path), size, list(prompt), [False] * size, [0.0] * size)
     return _Node(thread, request, path, budget, parent, parent.order if parent else 0)
 
 

@@ -111,9 +111,7 @@ class Rollout:
         prompt = sum(thread.prompt_length for thread in self.threads)
         sampled = sum(sum(thread.sampled) for thread in self.threads)
         return Usage(
-            prompt=prompt,
-            sampled=sampled,
-            injected=sum(len(thread.ids) for thread in self.threads) - prompt - sampled,
+            prompt, sampled, sum(len(thread.ids) for thread in self.threads) - prompt - sampled,
             sequential=self._sequential(0),
             longest=max(len(thread.ids) for thread in self.threads),
             children=len(self.threads) - 1,

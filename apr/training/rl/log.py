@@ -14,12 +14,7 @@ from apr.core.params import Rl
 from apr.core.progress import Meter
 from apr.training.rl.sampling import Sampler
 
-UPDATE_FIGURES = {
-    "kl": "kl",
-    "clip_ratio/region_mean": "clip_share",
-    "grad_norm": "grad_norm",
-    "loss": "loss",
-}
+FIGURES = {"kl": "kl", "clip_ratio/region_mean": "clip_share", "grad_norm": "grad_norm", "loss": "loss"}
 """TRL's names, and ours. Without a KL term TRL names no KL: 0 then."""
 EXPLODED = 100
 """Multiples of `rl.max_grad_norm` beyond which an update's direction is not that of its batch, but of a few
@@ -64,11 +59,11 @@ class StepLog(TrainerCallback):
             if not math.isfinite(logs[name]):
                 raise AprError(f"rl: {name} is {logs[name]} at step {self._sampler.record['step']}; try a "
                                "smaller rl.learning_rate")
-        self._updates.append({ours: logs.get(theirs, 0.0) for theirs, ours in UPDATE_FIGURES.items()})
+        self._updates.append({ours: logs.get(theirs, 0.0) for theirs, ours in FIGURES.items()})
         if len(self._updates) < self._inner_updates:
             return
         line: dict[str, Any] = dict(self._sampler.record)
-        line |= {name: fmean(update[name] for update in self._updates) for name in UPDATE_FIGURES.values()}
+        line |= {name: fmean(update[name] for update in self._updates) for name in FIGURES.values()}
         line["exploded_updates"] = sum(update["grad_norm"] > self._most for update in self._updates)
         if line["zero_variance_groups"] == self._prompts:
             line |= {"kl": None, "clip_share": None}

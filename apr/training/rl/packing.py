@@ -33,15 +33,6 @@ class PackedRow(NamedTuple):
     """All `NOT_SCORED` where the group has no advantage; `mask` is then 0."""
 
 
-def pack_group(
-    rollouts: Sequence[Rollout], advantages: Sequence[Sequence[float]] | None
-) -> list[PackedRow]:
-    """Returns the packed rows of rollouts whose threads have these advantages, None if the group has none."""
-    if advantages is None:
-        return [pack(rollout, None) for rollout in rollouts]
-    return [pack(*pair) for pair in zip(rollouts, advantages, strict=True)]
-
-
 def pack(rollout: Rollout, advantages: Sequence[float] | None) -> PackedRow:
     """Returns the packed row of a rollout whose threads have these advantages, None if its group has none.
 

@@ -21,7 +21,7 @@ from apr.rollouts.verdict import judge
 from apr.tasks.countdown import Problem
 from apr.training.rl.algorithm import Group, Step
 from apr.training.rl.credit import CREDITS
-from apr.training.rl.packing import PackedRow, pack_group
+from apr.training.rl.packing import PackedRow, pack
 from apr.training.rl.rewards import REWARDS
 from apr.training.rl.servers import ServedPolicy
 from apr.training.rl.trainer import PackedGRPOTrainer
@@ -55,17 +55,14 @@ class Sampler:
         self._settings = params.rl.policies[policy]
         self._steps = steps_of(params, policy)
         self._problems = {problem.id: problem for problem in problems}
-        self._prompts = {problem.id: self._prompt(problem) for problem in problems}
+        self._prompts = {problem.id: self.greedy(problem).prompt for problem in problems}
         self.record: dict[str, float] = {}
-
-    def _prompt(self, problem: Problem) -> list[int]:
-        children = self._settings.children
-        condition = None if children is None else Condition("children", children)
-        return prompt_of(self._params, self._language, problem, condition)
 
     def greedy(self, problem: Problem) -> Request:
         """Returns the request for the policy's greedy rollout of a problem."""
-        return Request(problem.id, self._prompt(problem), 0.0, 0)
+        children = self._settings.children
+        condition = None if children is None else Condition("children", children)
+        return Request(problem.id, prompt_of(self._params, self._language, problem, condition), 0.0, 0)
 
     def decode(self, requests: Sequence[Request], model: PreTrainedModel | PeftModel) -> list[Rollout]:
         """Returns rollouts of the model in training, in the order of their requests; decoded here, in
@@ -110,8 +107,9 @@ class Sampler:
             **figures(rollouts),
             "rollout_seconds": time.perf_counter() - started,
         }
-        rows = [row for group, given in zip(groups, advantages, strict=True)
-                for row in pack_group(group.rollouts, given)]  # fmt: skip
+        rows = [pack(rollout, given[place] if given else None)
+                for group, given in zip(groups, advantages, strict=True)
+                for place, rollout in enumerate(group.rollouts)]  # fmt: skip
         return rows[rank * len(names) : (rank + 1) * len(names)]
 
     def _group(self, name: str, rollouts: Sequence[Rollout], step: Step) -> Group:

@@ -42,22 +42,18 @@ class Snapshots(TrainerCallback):
     def on_step_begin(self, args, state, control, **_):
         self._take(state.global_step)
 
-    def on_train_end(self, args, state, control, **_):
-        self._take(state.global_step)
+    on_train_end = on_step_begin
 
     def _take(self, updates: int) -> None:
         step, within = divmod(updates, self._inner_updates)
         path = self._path(step)
         if within or step not in self._steps or broadcast_object_list([path.is_file()])[0]:
             return
-        first = share()[0] == 0
-        # The others lend it their weights if those are sharded.
+        first = share()[0] == 0  # the others lend it their weights if those are sharded
         rollouts = self._decode(self._requests if first else [])
-        if not first:
-            return
-        rows = [{"step": step, "problem_id": rollout.id, **row}
-                for rollout in rollouts for row in rows_of(rollout)]  # fmt: skip
-        write_rows(path, rows, SNAPSHOT_SCHEMA)
+        if first:
+            write_rows(path, [{"step": step, "problem_id": rollout.id, **row}
+                              for rollout in rollouts for row in rows_of(rollout)], SNAPSHOT_SCHEMA)
 
     def write(self, out: Path) -> None:
         """All snapshots as one file: a row per step, problem and thread."""

@@ -87,7 +87,7 @@ def train_rl(
     work = out.with_name(f"{out.name}.work")
     served = ServedPolicy(params, language, checkpoint, work / "served") if params.rl.servers else None
     sampler, steps = Sampler(params, policy, language, drawn, served), steps_of(params, policy)
-    config = trainer_config(params, policy, work)
+    config, lora = trainer_config(params, policy, work), params.rl.lora
     with config.main_process_first(local=False):
         resume_from = open_work(work, run_identity(params, policy, [problems, validation], checkpoint))
     shown = [sampler.greedy(problem) for problem in read_problems(validation)[:PROBLEMS]]
@@ -98,7 +98,9 @@ def train_rl(
             model=load_trainable(checkpoint, params.engine.device),
             args=config,
             processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
-            peft_config=lora_config(params),
+            peft_config=lora and LoraConfig(  # on every linear layer but the output layer
+                r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
         )
         snapshots = Snapshots(work / "snapshots", shown, lambda requests: sampler.decode(
             requests, trainer.whole()), params.rl.inner_updates, steps)  # fmt: skip
@@ -114,8 +116,8 @@ def train_rl(
         save_checkpoint(model, checkpoint, partial)
         shutil.copyfile(work / "log.jsonl", partial / "log.jsonl")
         snapshots.write(partial / "rollouts.parquet")
-        metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts)
-        write_json(partial / "metrics.json", metrics | {"processes": processes})
+        metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts) | {"processes": processes}
+        write_json(partial / "metrics.json", metrics)
     os.replace(work / "seconds.jsonl", out.with_name(f"{out.name}.seconds.jsonl"))
     remove(work)
 
@@ -136,12 +138,11 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
     rl = params.rl
     return GRPOConfig(
         output_dir=str(work),
-        max_steps=steps_of(params, policy) * rl.inner_updates,
-        per_device_train_batch_size=rl.rows_per_device,
+        max_steps=steps_of(params, policy) * rl.inner_updates, per_device_train_batch_size=rl.rows_per_device,
         gradient_accumulation_steps=rl.prompts * rl.group // (rl.rows_per_device * share()[1]),
         num_generations=rl.group, num_iterations=rl.inner_updates, temperature=rl.temperature,
-        max_completion_length=params.engine.max_tokens,
-        loss_type="grpo", epsilon=rl.clip, beta=rl.policies[policy].kl, use_bias_correction_kl=False,
+        max_completion_length=params.engine.max_tokens, use_bias_correction_kl=False,
+        loss_type="grpo", epsilon=rl.clip, beta=rl.policies[policy].kl,
         optim={"sgd": "sgd", "adamw": "adamw_torch_fused"}[rl.optimizer],
         learning_rate=rl.learning_rate, lr_scheduler_type="constant", weight_decay=0.0,
         max_grad_norm=rl.max_grad_norm, seed=params.seed, shuffle_dataset=False,
@@ -150,14 +151,6 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
         save_steps=rl.checkpoint_steps * rl.inner_updates, save_total_limit=1,
         logging_steps=1, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,
     )  # fmt: skip
-
-
-def lora_config(params: Params) -> LoraConfig | None:
-    """Adapters on every linear layer but the output layer."""
-    lora = params.rl.lora
-    if lora is None:
-        return None
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def run_identity(params: Params, policy: str, problems: list[Path], checkpoint: Path) -> dict[str, object]:

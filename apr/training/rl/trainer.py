@@ -26,12 +26,7 @@ class PackedGRPOTrainer(GRPOTrainer):
     saves a forward pass and makes the ratio exact where sampler and trainer differ by rounding.
     """
 
-    def __init__(
-        self,
-        sample: Callable[[list[str], "PackedGRPOTrainer"], list[PackedRow]],
-        prompts: Sequence[str],
-        **given: Any,
-    ):
+    def __init__(self, sample: Callable[..., list[PackedRow]], prompts: Sequence[str], **given: Any):
         dataset = Dataset.from_dict({"prompt": prompts})
         super().__init__(reward_funcs=_no_reward, train_dataset=dataset, **given)  # type: ignore[arg-type]
         self.remove_callback(PrinterCallback)
@@ -93,17 +88,16 @@ def columns(rows: Sequence[PackedRow], padding: int) -> dict[str, torch.Tensor]:
     def column(parts: Sequence[Sequence[float]], fill: int = 0, side: str = "right") -> torch.Tensor:
         return pad([torch.tensor(part) for part in parts], padding_value=fill, padding_side=side)
 
-    starts = [len(row.prompt_ids) for row in rows]
-    before = [row.positions[:start] for row, start in zip(rows, starts, strict=True)]
-    behind = [row.positions[start:] for row, start in zip(rows, starts, strict=True)]
+    longest = max(len(row.prompt_ids) for row in rows)
     return {
         "prompt_ids": column([row.prompt_ids for row in rows], padding, "left"),
-        "prompt_mask": column([[1] * start for start in starts], 0, "left"),
+        "prompt_mask": column([[1] * len(row.prompt_ids) for row in rows], 0, "left"),
         "completion_ids": column([row.completion_ids for row in rows], padding),
         "completion_mask": column([row.mask for row in rows]),
         "old_per_token_logps": column([row.logprobs for row in rows]),
         "advantages": column([row.advantages for row in rows]),
-        POSITIONS: torch.cat([column(before, NOT_SCORED, "left"), column(behind, NOT_SCORED)], 1),
+        POSITIONS: column([[NOT_SCORED] * (longest - len(row.prompt_ids)) + row.positions for row in rows],
+                          NOT_SCORED),
     }
 
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from apr.engine.checkpoint import load_model
 from apr.rollouts.rollout import Rollout, Thread
-from apr.training.rl.packing import pack_group
+from apr.training.rl.packing import pack
 from apr.training.rl.train import trainer_config
 from apr.training.rl.trainer import POSITIONS, PackedGRPOTrainer
 
@@ -62,7 +62,7 @@ def case(request, params, checkpoint, tmp_path):
             threads.append(Thread(len(threads), min(len(threads), 1) - 1, min(len(threads), 1), len(prompt),
                                   ids, sampled, logprobs))
         rollouts.append(Rollout("", threads))
-    rows = pack_group(rollouts[:4], advantages) + pack_group(rollouts[4:], None)
+    rows = [pack(*pair) for pair in zip(rollouts, [*advantages, None, None, None, None], strict=True)]
     trainer = PackedGRPOTrainer(
         lambda prompts, trainer: rows,
         prompts=["a", "b"],

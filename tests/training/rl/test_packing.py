@@ -3,7 +3,7 @@
 import pytest
 
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
-from apr.training.rl.packing import NOT_SCORED, PackedRow, pack, pack_group
+from apr.training.rl.packing import NOT_SCORED, PackedRow, pack
 
 
 def thread(index, parent, prompt, rest, sampled, **fields):
@@ -33,8 +33,8 @@ def test_parent_and_two_children_by_hand():
         advantages=[0.5] * 5 + [-1.0] * 4 + [0.0] * 4,
         positions=[0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 0, 1, 2, 3],
     )
-    (unscored,) = pack_group([family()], None)
-    assert unscored == row._replace(mask=[0] * 13, advantages=[0.0] * 13, positions=[NOT_SCORED] * 15)
+    unscored = {"mask": [0] * 13, "advantages": [0.0] * 13, "positions": [NOT_SCORED] * 15}
+    assert pack(family(), None) == row._replace(**unscored)
 
 
 def test_a_root_that_sampled_nothing_is_a_fault():
