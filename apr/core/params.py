@@ -200,7 +200,7 @@ class Engine(Section):
 
     slots: Positive = 256
     """Threads that hold a KV cache at the same time."""
-    policy: Literal["started_first", "critical_path"] = "started_first"
+    admission: Literal["started_first", "critical_path"] = "started_first"
     """Which waiting threads get the next slot: those of the oldest rollout, or those nearest to a root."""
     max_depth: Natural = 1
     """Depth of nesting: 0 forbids spawning, 1 lets only the root spawn."""

@@ -49,4 +49,4 @@ def orchestrate(params: Params, language: Language, decoder: Decoder) -> Orchest
     """Returns what decodes thread trees on `decoder`, within the limits of `params`."""
     limits = Limits(params.grammar.window, params.engine.max_tokens, params.grammar.max_children,
                     params.engine.max_depth)
-    return Orchestrator(decoder, language.syntax, limits, params.engine.policy)
+    return Orchestrator(decoder, language.syntax, limits, params.engine.admission)

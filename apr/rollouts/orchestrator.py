@@ -20,11 +20,11 @@ from apr.language.thread_syntax import ThreadSyntax
 from apr.rollouts.rollout import Limits, Request, Rollout, Spawn, Status, Thread
 
 OUTRUN = "outrun by a sibling"
-Policy = Literal["started_first", "critical_path"]
+Admission = Literal["started_first", "critical_path"]
 
 
 @dataclass(eq=False, repr=False)
-class _Node:
+class _LiveThread:
     """A thread in its tree while the rollout is decoded; its own key in the decoder."""
 
     thread: Thread
@@ -33,10 +33,10 @@ class _Node:
     """Which child of which child of the root: the thread's identity, whatever its prompt says."""
     budget: int
     """Tokens that this thread may still sample or lend to its children."""
-    parent: "_Node | None" = None
+    parent: "_LiveThread | None" = None
     order: int = 0
     """Place of the rollout among those of this run."""
-    spawned: list[list["_Node"]] = field(default_factory=list)
+    spawned: list[list["_LiveThread"]] = field(default_factory=list)
     left: int = 0
     """Children of its last spawn that have not ended."""
     returned: list[int] = field(default_factory=list)
@@ -48,17 +48,17 @@ class Orchestrator:
     """Decodes rollouts: trees of threads that share a decoder with the threads of all other rollouts.
 
     What a rollout holds depends on its request, the limits and the model, not on what else is decoded.
-    `policy` decides who comes first where the decoder has too little room for all: threads of the rollout
+    `admission` decides who comes first where the decoder has too little room for all: threads of the rollout
     that was started first, so that rollouts end soon and one after another; or those nearest to a root, on
     which the longest chains depend.
     """
 
     def __init__(
-        self, decoder: Decoder, syntax: ThreadSyntax, limits: Limits, policy: Policy = "started_first"
+        self, decoder: Decoder, syntax: ThreadSyntax, limits: Limits, admission: Admission = "started_first"
     ):
-        self._decoder, self._syntax, self._limits, self._policy = decoder, syntax, limits, policy
-        self._open: set[_Node] = set()
-        self._roots: list[_Node] = []
+        self._decoder, self._syntax, self._limits, self._admission = decoder, syntax, limits, admission
+        self._open: set[_LiveThread] = set()
+        self._roots: list[_LiveThread] = []
 
     def run(
         self, requests: Iterable[Request], progress: Callable[[list[Rollout], int], object] | None = None
@@ -69,14 +69,14 @@ class Orchestrator:
         of the decoder, and at the end; tokens count when their thread stops.
         """
         self._running = self._sampled = 0
-        self._rollouts: dict[_Node, Rollout] = {}
+        self._rollouts: dict[_LiveThread, Rollout] = {}
         self._ended: list[Rollout] = []
         self._roots = roots = []
         pending = iter(requests)
         try:
             while True:
                 while self._running < self._decoder.capacity and (request := next(pending, None)) is not None:
-                    roots.append(_node(request, request.prompt, (), self._limits.max_tokens))
+                    roots.append(_begin(request, request.prompt, (), self._limits.max_tokens))
                     roots[-1].order = len(roots)
                     self._start(roots[-1])
                 if progress is not None:
@@ -84,11 +84,11 @@ class Orchestrator:
                     self._ended = []
                 if not self._open:
                     return [self._rollouts[root] for root in roots]
-                for node, segment in self._decoder.step():
-                    self._stopped(cast(_Node, node), segment)
+                for live, segment in self._decoder.step():
+                    self._stopped(cast(_LiveThread, live), segment)
         finally:
-            for node in self._open:
-                self._decoder.close(node)
+            for live in self._open:
+                self._decoder.close(live)
             self._open.clear()
 
     def threads(self) -> Iterator[tuple[tuple[int, ...], Thread, list[int]]]:
@@ -97,134 +97,134 @@ class Orchestrator:
         The path says which child of which child of the root a thread is; the root's is empty. Numbers of
         threads are not set yet. What is sampled now is empty where the decoder cannot `peek`.
         """
-        peek: Callable[[_Node], list[int]] = getattr(self._decoder, "peek", lambda node: [])
+        peek: Callable[[_LiveThread], list[int]] = getattr(self._decoder, "peek", lambda live: [])
         waiting = list(reversed(self._roots))
         while waiting:
-            node = waiting.pop()
-            yield node.path, node.thread, peek(node) if node in self._open else []
-            waiting += [child for children in reversed(node.spawned) for child in reversed(children)]
+            live = waiting.pop()
+            yield live.path, live.thread, peek(live) if live in self._open else []
+            waiting += [child for children in reversed(live.spawned) for child in reversed(children)]
 
-    def _start(self, node: _Node) -> None:
-        if node.budget < 1:
-            self._finish(node, Status.CANCELLED, "no tokens left to sample")
-        elif len(node.thread.ids) >= self._limits.window:
-            self._finish(node, Status.TRUNCATED, "the prompt fills the window")
+    def _start(self, live: _LiveThread) -> None:
+        if live.budget < 1:
+            self._finish(live, Status.CANCELLED, "no tokens left to sample")
+        elif len(live.thread.ids) >= self._limits.window:
+            self._finish(live, Status.TRUNCATED, "the prompt fills the window")
         else:
-            key = derive_seed(node.request.seed, node.request.id, *node.path)
-            sampling = Sampling(node.request.temperature, key)
-            rank = node.order if self._policy == "started_first" else node.thread.depth
-            self._decoder.open(node, node.thread.ids, sampling, self._limit(node), rank)
-            self._open.add(node)
+            key = derive_seed(live.request.seed, live.request.id, *live.path)
+            sampling = Sampling(live.request.temperature, key)
+            rank = live.order if self._admission == "started_first" else live.thread.depth
+            self._decoder.open(live, live.thread.ids, sampling, self._limit(live), rank)
+            self._open.add(live)
             self._running += 1
 
-    def _stopped(self, node: _Node, segment: Segment) -> None:
+    def _stopped(self, live: _LiveThread, segment: Segment) -> None:
         self._running -= 1
-        thread = node.thread
-        if node.most is not None:  # it may have stopped in the same step as its sibling
-            segment = segment.first(node.most - len(thread.ids))
+        thread = live.thread
+        if live.most is not None:  # it may have stopped in the same step as its sibling
+            segment = segment.first(live.most - len(thread.ids))
         self._sampled += len(segment.ids)
-        node.budget -= len(segment.ids)
+        live.budget -= len(segment.ids)
         _append(thread, segment.ids, True, segment.logprobs)
         if segment.reason == "length":
-            if node.budget < 1:
-                self._finish(node, Status.TRUNCATED, "no tokens left")
+            if live.budget < 1:
+                self._finish(live, Status.TRUNCATED, "no tokens left")
             elif len(thread.ids) >= self._limits.window:
-                self._finish(node, Status.TRUNCATED, "window full")
+                self._finish(live, Status.TRUNCATED, "window full")
             else:
-                self._finish(node, Status.CANCELLED, OUTRUN)
+                self._finish(live, Status.CANCELLED, OUTRUN)
         elif segment.ids[-1] == self._syntax.run:
-            self._spawn(node)
-        elif node.parent is None:
-            self._finish(node, Status.DONE)
+            self._spawn(live)
+        elif live.parent is None:
+            self._finish(live, Status.DONE)
         elif isinstance(returned := self._syntax.returned(thread.ids), Malformed):
-            self._finish(node, Status.MALFORMED, _say(returned))
+            self._finish(live, Status.MALFORMED, _say(returned))
         else:
-            node.returned = returned
-            self._finish(node, Status.DONE)
+            live.returned = returned
+            self._finish(live, Status.DONE)
 
-    def _spawn(self, node: _Node) -> None:
-        thread, limits = node.thread, self._limits
+    def _spawn(self, live: _LiveThread) -> None:
+        thread, limits = live.thread, self._limits
         messages = self._syntax.messages(thread.ids)
         if isinstance(messages, Malformed):
-            self._finish(node, Status.MALFORMED, _say(messages))
+            self._finish(live, Status.MALFORMED, _say(messages))
         elif thread.depth >= limits.max_depth:
-            self._finish(node, Status.MALFORMED, f"spawn at depth {thread.depth}")
+            self._finish(live, Status.MALFORMED, f"spawn at depth {thread.depth}")
         elif len(messages) > limits.max_children:
-            self._finish(node, Status.MALFORMED, f"spawn of {len(messages)} children")
+            self._finish(live, Status.MALFORMED, f"spawn of {len(messages)} children")
         else:
             thread.status = Status.WAITING
-            share = node.budget // len(messages)
-            node.budget -= share * len(messages)
-            first = sum(len(children) for children in node.spawned)
+            share = live.budget // len(messages)
+            live.budget -= share * len(messages)
+            first = sum(len(children) for children in live.spawned)
             children = [
-                _node(node.request, self._syntax.child_prompt(message), (*node.path, place), share, node)
+                _begin(live.request, self._syntax.child_prompt(message), (*live.path, place), share, live)
                 for place, message in enumerate(messages, start=first)
             ]
             thread.spawns.append(Spawn(at=len(thread.ids), children=[]))
-            node.spawned.append(children)
-            node.left = len(children)
+            live.spawned.append(children)
+            live.left = len(children)
             for child in children:
                 self._start(child)
 
-    def _finish(self, node: _Node, status: Status, reason: str = "") -> None:
-        node.thread.status, node.thread.reason = status, reason
-        if node in self._open:
-            self._open.remove(node)
-            self._decoder.close(node)
-        parent = node.parent
+    def _finish(self, live: _LiveThread, status: Status, reason: str = "") -> None:
+        live.thread.status, live.thread.reason = status, reason
+        if live in self._open:
+            self._open.remove(live)
+            self._decoder.close(live)
+        parent = live.parent
         if parent is None:
-            self._rollouts[node] = _rollout(node)
-            self._ended.append(self._rollouts[node])
+            self._rollouts[live] = _rollout(live)
+            self._ended.append(self._rollouts[live])
             return
         if status != Status.DONE:
-            node.returned = self._syntax.nothing
-        parent.budget += node.budget
-        if node.request.join == "any" and status == Status.DONE and node.returned != self._syntax.nothing:
+            live.returned = self._syntax.nothing
+        parent.budget += live.budget
+        if live.request.join == "any" and status == Status.DONE and live.returned != self._syntax.nothing:
             for sibling in parent.spawned[-1]:
-                self._outrun(sibling, by=node)
+                self._outrun(sibling, by=live)
         parent.left -= 1
         if not parent.left:
             self._join(parent)
 
-    def _outrun(self, node: _Node, by: _Node) -> None:
+    def _outrun(self, live: _LiveThread, by: _LiveThread) -> None:
         """Leaves a thread no more tokens than its sibling `by` has, however many it has decoded so far.
 
         Neither has children of its own.
         """
-        thread = node.thread
-        node.most = thread.prompt_length + sum(by.thread.sampled)
-        if node in self._open:
-            self._decoder.shorten(node, node.most)
-        elif node.parent is not None and len(thread.ids) > node.most:
-            node.parent.budget += len(thread.ids) - node.most
+        thread = live.thread
+        live.most = thread.prompt_length + sum(by.thread.sampled)
+        if live in self._open:
+            self._decoder.shorten(live, live.most)
+        elif live.parent is not None and len(thread.ids) > live.most:
+            live.parent.budget += len(thread.ids) - live.most
             for entries in (thread.ids, thread.sampled, thread.logprobs):
-                del entries[node.most :]
+                del entries[live.most :]
             thread.status, thread.reason = Status.CANCELLED, OUTRUN
-            node.returned = self._syntax.nothing
+            live.returned = self._syntax.nothing
 
-    def _join(self, node: _Node) -> None:
+    def _join(self, live: _LiveThread) -> None:
         """Appends what the children returned, in spawn order, and lets the parent decode on."""
-        joined = self._syntax.joined([child.returned for child in node.spawned[-1]])
-        if node.budget < 1:
-            self._finish(node, Status.TRUNCATED, "no tokens left")
-        elif len(node.thread.ids) + len(joined) >= self._limits.window:
-            self._finish(node, Status.TRUNCATED, "joined messages do not fit the window")
+        joined = self._syntax.joined([child.returned for child in live.spawned[-1]])
+        if live.budget < 1:
+            self._finish(live, Status.TRUNCATED, "no tokens left")
+        elif len(live.thread.ids) + len(joined) >= self._limits.window:
+            self._finish(live, Status.TRUNCATED, "joined messages do not fit the window")
         else:
-            _append(node.thread, joined, False, [0.0] * len(joined))
-            node.thread.status = Status.RUNNING
-            self._decoder.extend(node, joined, self._limit(node))
+            _append(live.thread, joined, False, [0.0] * len(joined))
+            live.thread.status = Status.RUNNING
+            self._decoder.extend(live, joined, self._limit(live))
             self._running += 1
 
-    def _limit(self, node: _Node) -> int:
-        return min(self._limits.window, len(node.thread.ids) + node.budget)
+    def _limit(self, live: _LiveThread) -> int:
+        return min(self._limits.window, len(live.thread.ids) + live.budget)
 
 
-def _node(
-    request: Request, prompt: list[int], path: tuple[int, ...], budget: int, parent: _Node | None = None
-) -> _Node:
+def _begin(
+    request: Request, prompt: list[int], path: tuple[int, ...], budget: int, parent: _LiveThread | None = None
+) -> _LiveThread:
     size = len(prompt)
     thread = Thread(0, -1, len(path), size, list(prompt), [False] * size, [0.0] * size)
-    return _Node(thread, request, path, budget, parent, parent.order if parent else 0)
+    return _LiveThread(thread, request, path, budget, parent, parent.order if parent else 0)
 
 
 def _append(thread: Thread, ids: list[int], sampled: bool, logprobs: list[float]) -> None:
@@ -237,13 +237,13 @@ def _say(malformed: Malformed) -> str:
     return f"{malformed.reason} (token {malformed.position})"
 
 
-def _rollout(root: _Node) -> Rollout:
+def _rollout(root: _LiveThread) -> Rollout:
     """Numbers the threads level by level, so that their order does not depend on who finished first."""
-    nodes = [root]
-    for node in nodes:
-        for spawn, children in zip(node.thread.spawns, node.spawned, strict=True):
+    every = [root]
+    for live in every:
+        for spawn, children in zip(live.thread.spawns, live.spawned, strict=True):
             for child in children:
-                child.thread.index, child.thread.parent = len(nodes), node.thread.index
+                child.thread.index, child.thread.parent = len(every), live.thread.index
                 spawn.children.append(child.thread.index)
-                nodes.append(child)
-    return Rollout(root.request.id, [node.thread for node in nodes])
+                every.append(child)
+    return Rollout(root.request.id, [live.thread for live in every])

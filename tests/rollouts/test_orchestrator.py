@@ -333,14 +333,14 @@ def test_requests_are_fed_as_threads_stop_and_come_back_in_order():
     assert player.most_running <= 3 + 2
 
 
-@pytest.mark.parametrize("policy", ["started_first", "critical_path"])
-def test_who_comes_first_where_there_is_too_little_room(policy):
+@pytest.mark.parametrize("admission", ["started_first", "critical_path"])
+def test_who_comes_first_where_there_is_too_little_room(admission):
     player = Player(FAMILY, capacity=100)
     requests = [Request(f"p/{n}", ids(ROOT), 1.0, 7) for n in range(3)]
-    Orchestrator(player, SYNTAX, LIMITS, policy).run(requests)
+    Orchestrator(player, SYNTAX, LIMITS, admission).run(requests)
     roots = [rank for length, rank in player.ranks if length == 6]
     children = [rank for length, rank in player.ranks if length == 3]
-    if policy == "started_first":
+    if admission == "started_first":
         assert roots == [1, 2, 3] and sorted(children) == [1, 1, 2, 2, 3, 3]
     else:
         assert roots == [0, 0, 0] and children == [1] * 6

@@ -26,9 +26,9 @@ class StepLog(TrainerCallback):
 
     Keys: step (from 1), reward, accuracy, children, total_tokens, sequential_tokens (means over rollouts),
     malformed, truncated (shares of threads), entropy (of the policy that sampled: minus the mean
-    log-probability of its tokens), zero_variance_groups, kl, clip_share (over the tokens of groups with
-    signal; null if there are none), grad_norm, loss (means over updates), exploded_updates (gradients of more
-    than `EXPLODED` times `rl.max_grad_norm`, before they are cut). In `seconds`: step, rollout_seconds,
+    log-probability of its tokens), zero_variance_groups, kl, clip_share (over the tokens of groups with an
+    advantage; null if there are none), grad_norm, loss (means over updates), exploded_updates (gradients of
+    more than `EXPLODED` times `rl.max_grad_norm`, before they are cut). In `seconds`: step, rollout_seconds,
     update_seconds; twice for a step that is done again, where a run goes on.
 
     Raises `AprError` if a loss or a gradient is not finite.
