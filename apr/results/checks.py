@@ -20,7 +20,7 @@ from apr.evaluation.teacher import STAGE, teacher_points
 from apr.results.claims.claims import CLAIMS
 from apr.results.claims.table import claim_row
 from apr.results.evidence import Row, csv_text, read_evidence
-from apr.results.figures.make import FIGURES, metrics_of, name_of
+from apr.results.figures.make import FIGURES, metrics_of
 from apr.rollouts.rollout import Status
 from apr.rollouts.verdict import NO_SOLUTION
 from apr.tasks.countdown import Operation, Problem, read_problems, verify
@@ -157,9 +157,8 @@ def _check_latency(
 def _check_numbers(params: Params, data: Path, results: Path, found: _Findings) -> None:
     """CSVs and metrics are those of the rows, and accuracies are shares."""
     evidence = read_evidence(params, data / "eval", data / "latency", data / "teacher")
-    for module in FIGURES:
-        name = name_of(module)
-        _check_csv(results / "figures" / f"{name}.csv", module.rows(evidence.fresh()), found)
+    for exhibit in FIGURES:
+        _check_csv(results / "figures" / f"{exhibit.name}.csv", exhibit.rows(evidence.fresh()), found)
     _check_csv(results / "claims.csv", [claim_row(claim, evidence) for claim in CLAIMS], found)
     path = results / "metrics.json"
     written = read_json(path)

@@ -1,4 +1,4 @@
-"""What figures are made of: cells of the evaluation, latencies, and a record of what they lack."""
+"""What figures and claims are made of: cells of the evaluation, latencies, and a record of what they lack."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.csv
 
 from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.params import Params
 from apr.evaluation.points import jobs, teachers
 from apr.evaluation.results import Cell, Key, read_cells
-from apr.evaluation.statistics import Interval, interval, paired_difference
+from apr.evaluation.statistics import interval
 
 Row = dict[str, Any]
 """A row of a figure's CSV; the figure is drawn from these rows alone."""
@@ -24,17 +25,22 @@ Row = dict[str, Any]
 class Evidence:
     params: Params
     cells: Mapping[Key, Cell]
-    latencies: Mapping[tuple[str, str], dict[str, Any]]
-    """What `measure_latency` wrote, by (stage, model)."""
+    latencies: Mapping[Key, Mapping[str, Any]]
+    """What `measure_latency` wrote of each greedy cell that it timed."""
     missing: list[Key | str] = field(default_factory=list)
     """What was asked for and not found."""
 
+    @property
+    def bootstrap(self) -> tuple[int, int]:
+        """Number of resamples, and their seed."""
+        return self.params.eval.bootstrap, self.params.seed
+
     def fresh(self) -> "Evidence":
-        """The same, with nothing missing yet."""
+        """Returns the same, with nothing missing yet."""
         return replace(self, missing=[])
 
     def lacks(self) -> str:
-        """What is missing, in words."""
+        """Returns what is missing, in words."""
         found: dict[str, list[str]] = {}
         for item in self.missing:
             if isinstance(item, str):
@@ -45,49 +51,51 @@ class Evidence:
         return "; ".join(job + ", ".join(dict.fromkeys(conditions)) for job, conditions in found.items())
 
     def cell(self, key: Key) -> Cell | None:
-        """The cell, or None and a note."""
+        """Returns the cell, or None and a note."""
         if key not in self.cells:
             self.missing.append(key)
         return self.cells.get(key)
 
+    def latency(self, key: Key, field: str = "problems") -> Any:
+        """Returns a field of what was timed of a cell, or None and a note."""
+        found = self.latencies.get(key, {}).get(field)
+        if not found:
+            self.missing.append(f"latency of {key}" if field == "problems" else f"{field} latency of {key}")
+        return found
+
     def conditions(self, model: str, stage: str, temperature: float, join: str = "all") -> list[int | None]:
-        """The conditions that were swept, unconditioned first."""
+        """Returns the conditions that were swept, unconditioned first."""
         job = (model, stage, temperature)
         found = [key.condition for key in self.cells if key[:3] == job and key.join == join]
         if not found:
             self.missing.append(Key(model, stage, temperature, join=join))
         return sorted(found, key=lambda condition: -1 if condition is None else condition)
 
-    def spread(self, name: str, values: np.ndarray) -> Row:
-        """Columns `name`, `name_low`, `name_high`: mean over problems and 95 % interval."""
-        return named(name, interval(values, self.params.eval.bootstrap, self.params.seed))
+    def spread(self, **values: np.ndarray) -> Row:
+        """Returns columns `name`, `name_low`, `name_high` of each: mean over problems and 95 % interval."""
+        found: Row = {}
+        for name, by_problem in values.items():
+            found |= zip((name, f"{name}_low", f"{name}_high"), interval(by_problem, *self.bootstrap),
+                         strict=True)
+        return found
 
-    def change(self, name: str, after: np.ndarray, before: np.ndarray) -> Row:
-        """The same of a paired difference."""
-        return named(name, paired_difference(after, before, self.params.eval.bootstrap, self.params.seed))
+    def measured(self, **values: np.ndarray) -> Row:
+        """Returns the same after a column `problems`, their number."""
+        return {"problems": len(next(iter(values.values())))} | self.spread(**values)
 
-    def latency(self, model: str, stage: str, condition: int | None, join: str = "all") -> Row:
-        """Columns `latency` (seconds per problem, with interval), `latency_p50`, `latency_p95`; or blanks."""
-        measured = self.latencies.get((stage, model), {"conditions": []})["conditions"]
-        for entry in measured:
-            if (entry["condition"], entry["join"]) == (condition, join):
-                seconds = np.array([row["seconds"] for row in entry["problems"]])
-                tails = {f"latency_{p}": entry[p]["seconds"] for p in ("p50", "p95")}
-                return self.spread("latency", seconds) | tails
-        self.missing.append(f"latency of {stage}/{model}" + (f" condition {condition}" if condition else ""))
-        return dict.fromkeys(("latency", "latency_low", "latency_high", "latency_p50", "latency_p95"))
 
-    def modelled(self, model: str, stage: str, condition: int | None, join: str) -> dict[int, float]:
-        """Modelled seconds per problem by the number of devices; empty, and a note, where there are none."""
-        for entry in self.latencies.get((stage, model), {"conditions": []})["conditions"]:
-            if (entry["condition"], entry["join"]) == (condition, join) and entry["modelled"]:
-                return {int(devices): seconds for devices, seconds in entry["modelled"].items()}
-        self.missing.append(f"modelled latency of {stage}/{model} condition {condition} join {join}")
-        return {}
+def accuracy(cell: Cell) -> np.ndarray:
+    """Returns (problems,): the share of a problem's samples that the strict verifier accepts."""
+    return cell.strict.mean(axis=1)
+
+
+def mean(cell: Cell, column: str) -> np.ndarray:
+    """Returns (problems,): the mean over samples of a column of the ledger."""
+    return getattr(cell, column).mean(axis=1)
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """Floats with six digits, None as an empty field."""
+    """Returns the rows as CSV: floats with six digits, None as an empty field."""
     text = StringIO()
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
@@ -96,70 +104,61 @@ def csv_text(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def named(name: str, found: Interval) -> Row:
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
-def accuracy(cell: Cell) -> np.ndarray:
-    """(problems,): share of a problem's samples that the strict verifier accepts."""
-    return cell.strict.mean(axis=1)
-
-
-def mean(cell: Cell, column: str) -> np.ndarray:
-    """(problems,): mean over samples of a column of the ledger."""
-    return getattr(cell, column).mean(axis=1)
+def read_csv(path: Path) -> list[Row]:
+    """Returns the rows of a CSV: numbers as numbers, empty fields as None. Raises `DataError` without it."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    empty = pyarrow.csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+    return pyarrow.csv.read_csv(path, convert_options=empty).to_pylist()
 
 
 def read_evidence(
     params: Params, evaluations: Path, latencies: Path, solvers: Path | None = None
 ) -> Evidence:
-    """The files of every job that the sweeps name; a latency that was not measured is left out.
+    """Returns the files of every job that the sweeps name; a latency that was not measured is left out.
 
     With `solvers` also what each teacher did, under stage "solver".
-
     Raises `DataError` if an evaluation is missing or broken.
     """
-    named_jobs = jobs(params)
-    paths = [evaluations / stage / f"{model}.parquet" for stage, model in named_jobs]
+    named = jobs(params)
+    paths = [evaluations / stage / f"{model}.parquet" for stage, model in named]
     paths += [solvers / f"{method}.parquet" for method in teachers(params) if solvers]
-    cells = read_cells(paths)
-    timed = {job: latencies / job[0] / f"{job[1]}.json" for job in named_jobs}
-    return Evidence(params, cells, {job: read_json(path) for job, path in timed.items() if path.is_file()})
+    timed: dict[Key, Mapping[str, Any]] = {}
+    for stage, model in named:
+        if (path := latencies / stage / f"{model}.json").is_file():
+            timed |= by_key(model, stage, read_json(path)["conditions"])
+    return Evidence(params, read_cells(paths), timed)
+
+
+def by_key(model: str, stage: str, entries: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
+    """Returns the entries of a file of latencies by the cell that each has timed."""
+    return {Key(model, stage, 0.0, entry["condition"], entry["join"]): entry for entry in entries}
 
 
 def pool(runs: Sequence[Evidence]) -> Evidence:
-    """Runs of one set of parameters but for the seed as one: each problem of each run counts once.
+    """Returns runs of one set of parameters but for the seed as one: each problem of each run counts once.
 
-    A cell or a latency is kept if every run has it. Raises `DataError` if parameters differ or seeds do not.
+    A cell or a latency is kept if every run has it; latencies lose their percentiles.
+    Raises `DataError` if parameters differ or seeds do not.
     """
+    first, seeds = runs[0], [run.params.seed for run in runs]
     if len(runs) == 1:
-        return runs[0]
-    seeds = [run.params.seed for run in runs]
+        return first
     if len(set(seeds)) < len(seeds):
         raise DataError(f"runs to pool have the seeds {seeds}; allowed: different ones")
-    if any(run.params.model_copy(update={"seed": seeds[0]}) != runs[0].params for run in runs):
+    if any(run.params.model_copy(update={"seed": seeds[0]}) != first.params for run in runs):
         raise DataError("runs to pool differ in more parameters than the seed")
-    cells = {key: _pooled_cell({run.params.seed: run.cells[key] for run in runs})
-             for key in runs[0].cells if all(key in run.cells for run in runs)}
-    latencies = {job: _pooled_latency([run.latencies[job] for run in runs])
-                 for job in runs[0].latencies if all(job in run.latencies for run in runs)}
-    return replace(runs[0], cells=cells, latencies=latencies)
+    cells = {key: _pooled({run.params.seed: run.cells[key] for run in runs})
+             for key in first.cells if all(key in run.cells for run in runs)}  # fmt: skip
+    latencies = {key: {"problems": [row for run in runs for row in run.latencies[key]["problems"]]}
+                 for key in first.latencies if all(key in run.latencies for run in runs)}  # fmt: skip
+    return replace(first, cells=cells, latencies=latencies)
 
 
-def _pooled_cell(cells: Mapping[int, Cell]) -> Cell:
+def _pooled(cells: Mapping[int, Cell]) -> Cell:
     """By seed; samples beyond those that all have are dropped."""
     samples = min(cell.samples for cell in cells.values())
     problems = tuple(f"{seed}/{name}" for seed, cell in cells.items() for name in cell.problems)
     columns = {name: np.concatenate([cell.columns[name][:, :samples] for cell in cells.values()])
                for name in next(iter(cells.values())).columns}
     return Cell(problems, columns)
-
-
-def _pooled_latency(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The problems of each condition, without percentiles."""
-    problems: dict[tuple[int | None, str], list[dict[str, Any]]] = {}
-    for run in measured:
-        for entry in run["conditions"]:
-            problems.setdefault((entry["condition"], entry["join"]), []).extend(entry["problems"])
-    return {"conditions": [{"condition": condition, "join": join, "problems": rows}
-                           for (condition, join), rows in problems.items()]}

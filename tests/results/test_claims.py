@@ -72,10 +72,9 @@ def test_equal_tokens_gives_sos_plus_no_fewer_tokens(params):
 def timed(**seconds):
     """By model: seconds by condition; of `apr` those with join any, and twice as long with join all."""
     joins = {"sos_plus": {"all": 1}, "apr": {"all": 2, "any": 1}}
-    return {("sft", model): {"conditions": [
-                {"condition": condition, "join": join, "problems": [{"seconds": factor * value}]}
-                for condition, value in entries.items() for join, factor in joins[model].items()]}
-            for model, entries in seconds.items()}  # fmt: skip
+    return {Key(model, "sft", 0.0, condition, join): {"problems": [{"seconds": factor * value}]}
+            for model, entries in seconds.items() for condition, value in entries.items()
+            for join, factor in joins[model].items()}  # fmt: skip
 
 
 def test_equal_latency_takes_the_best_that_is_as_quick(params):
@@ -91,7 +90,7 @@ def test_equal_latency_takes_the_best_that_is_as_quick(params):
     assert (row["value"], row["note"]) == (-0.5, f"3 {asked}, 200 ms against 500 ms")
     row = measure(params, "equal_latency", cells, timed(sos_plus=serial, apr={6: 0.7, 10: 0.9}))
     assert (row["value"], row["status"]) == (0.4, "not supported")
-    assert row["note"] == f"6 {asked}, 700 ms against 500 ms: no APR point is as quick"
+    assert row["note"] == f"6 {asked}, 700 ms against 500 ms: no APR is as quick"
     assert measure(params, "equal_latency", cells, timed(apr={6: 0.7}))["status"] == "not measured"
 
 
@@ -143,11 +142,10 @@ def test_runs_of_several_seeds_are_pooled(params):
 
 
 def test_latencies_are_pooled(params):
-    entries = [{"condition": None, "join": "any", "problems": [{"seconds": n}]} for n in (1, 3)]
-    timed = [{("sft", "apr"): {"conditions": [entry]}} for entry in entries]
+    key = Key("apr", "sft", 0.0, None, "any")
+    timed = [{key: {"problems": [{"seconds": n}], "p50": {"seconds": n}}} for n in (1, 3)]
     runs = [evidence(params.model_copy(update={"seed": i}), {}, found) for i, found in enumerate(timed)]
-    (entry,) = pool(runs).latencies["sft", "apr"]["conditions"]
-    assert entry == {"condition": None, "join": "any", "problems": [{"seconds": 1}, {"seconds": 3}]}
+    assert pool(runs).latencies == {key: {"problems": [{"seconds": 1}, {"seconds": 3}]}}
 
 
 @pytest.fixture(scope="module")

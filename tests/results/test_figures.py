@@ -1,20 +1,26 @@
 """Every figure from files in the real schema; the numbers in the CSVs by hand."""
 
 import csv
+from itertools import combinations
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
 
 from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.params import Params, load_params
 from apr.evaluation.points import jobs
 from apr.evaluation.results import Cell, Key
-from apr.results.evidence import Evidence, read_evidence
-from apr.results.figures import make_figures
-from apr.results.figures.make import FIGURES, write_figure
+from apr.results.evidence import Evidence, by_key, read_csv, read_evidence
+from apr.results.figures import make_figures, style
+from apr.results.figures.exhibit import draw_exhibit, write_exhibit
+from apr.results.figures.make import FIGURES
 
-BY_NAME = {module.__name__.rsplit(".", 1)[-1]: module for module in FIGURES}
+BY_NAME = {exhibit.name: exhibit for exhibit in FIGURES}
 IDS = list(BY_NAME)
 
 
@@ -51,8 +57,8 @@ def test_all_figures_are_written_thrice(made):
 
 def test_figures_are_the_same_bytes_again(params, artefacts, made, tmp_path):
     found = read_evidence(params, artefacts / "eval", artefacts / "latency")
-    for module in (FIGURES[0], FIGURES[4], FIGURES[6]):
-        write_figure(module, found, tmp_path)
+    for exhibit in (FIGURES[0], FIGURES[4], FIGURES[6]):
+        write_exhibit(exhibit, found, tmp_path)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (made / "figures" / path.name).read_bytes(), path.name
     assert b"<dc:date>" not in (tmp_path / "fig4a.svg").read_bytes()
@@ -119,7 +125,7 @@ def test_fig6_joins_accuracy_with_latency(params):
                             for join, n in (("all", 0.5), ("any", 0.1))]}  # fmt: skip
     cells = {Key("apr", "sft", 0.0): cell([[1]]), Key("apr", "sft", 0.0, 3): cell([[0]], sequential=[[70]]),
              Key("apr", "sft", 0.0, 3, "any"): cell([[1]], sequential=[[50]])}  # fmt: skip
-    found = evidence(params, cells, {("sft", "apr"): timed})
+    found = evidence(params, cells, by_key("apr", "sft", timed["conditions"]))
     rows = FIGURES[3].rows(found)
     assert values(rows, "condition", "accuracy", "sequential", "latency", "latency_p95") == [
         (None, 1, 1, None, None), (3, 0, 70, 1.0, 1.45), (3, 1, 50, 0.8, 1.45),
@@ -146,13 +152,14 @@ def test_joins_pairs_the_kinds_by_what_was_asked(params):
 def test_devices_set_the_model_beside_what_was_measured(params):
     entry = {"condition": 3, "join": "any", "problems": [{"seconds": 0.5}, {"seconds": 1.5}],
              "p50": {"seconds": 1.0}, "p95": {"seconds": 1.45}, "modelled": {"1": 1.1, "2": 0.6}}  # fmt: skip
-    found = evidence(params, {Key("apr", "sft", 0.0, 3, "any"): cell([[1], [0]])},
-                     {("sft", "apr"): {"conditions": [entry]}})  # fmt: skip
+    cells = {Key("apr", "sft", 0.0, 3, "any"): cell([[1], [0]]), Key("sos_plus", "sft", 0.0): cell([[1]])}
+    found = evidence(params, cells, by_key("apr", "sft", [entry]))
     rows = BY_NAME["devices"].rows(found)
     assert values(rows, "condition", "devices", "accuracy", "latency", "modelled", "error") == [
-        (3, 1, 0.5, 1.0, 1.1, pytest.approx(0.1)), (3, 2, 0.5, 1.0, 0.6, None),
+        (None, None, 1, None, None, None), (3, 1, 0.5, 1.0, 1.1, pytest.approx(0.1)),
+        (3, 2, 0.5, 1.0, 0.6, None),
     ]  # fmt: skip
-    assert "modelled latency of sft/sos_plus condition None join all" in found.lacks()
+    assert "latency of sft/sos_plus T=0; modelled latency of sft/sos_plus T=0" in found.lacks()
 
 
 def test_fig7_holds_apr_at_ten_children(params):
@@ -180,10 +187,61 @@ def test_table3_by_hand(params):
     assert values(rows, *names) == [("APR + RL", 0.5, 0.75, 1.0, 0.813, 2)]
 
 
-@pytest.mark.parametrize("module", FIGURES, ids=IDS)
-def test_a_figure_without_any_point_says_what_to_sweep(params, tmp_path, module):
+def pixels(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+@pytest.mark.parametrize("name", ["fig4a", "fig6", "fig8"])
+def test_labels_cover_nothing_and_name_the_nearest_mark(name):
+    """On the recorded run: where a label has ink, the figure without labels has paper or its pale grid."""
+    rows = read_csv(Path(f"results/figures/{name}.csv"))
+    with matplotlib.rc_context(style.RC):
+        figure, _ = draw_exhibit(BY_NAME[name], rows)
+        whole = pixels(figure)
+        labels = [(axes, text) for axes in figure.axes for text in axes.texts]
+        assert len(labels) > 5
+        boxes = [text.get_window_extent() for _, text in labels]
+        for axes, text in labels:
+            marks = axes.transData.transform([other.xy for at, other in labels if at is axes])
+            box, own = text.get_window_extent(), axes.transData.transform(text.xy)
+            away = [np.linalg.norm(np.clip(at, box.min, box.max) - at) for at in (own, *marks)]
+            assert away[0] <= min(away) + 1, text
+            text.set_visible(False)
+        bare = pixels(figure)
+    inked = (whole != bare).any(axis=2)
+    assert inked.any() and bare[inked].min() > 220
+    pairs = combinations(boxes, 2)
+    assert not [pair for pair in pairs if Bbox.intersection(*pair)]
+
+
+def test_paper_marks_stand_beside_the_axes_and_apart():
+    with matplotlib.rc_context(style.RC):
+        figure, _ = draw_exhibit(BY_NAME["fig4a"], read_csv(Path("results/figures/fig4a.csv")))
+        figure.draw_without_rendering()
+        (axes,) = (axes for axes in figure.axes if axes.child_axes)
+        names = [text for text in axes.child_axes[0].get_yticklabels() if text.get_text()]
+        assert " ".join(text.get_text() for text in names).count("paper: ") == 2
+        boxes = [text.get_window_extent() for text in names]
+        assert all(box.x0 > axes.bbox.x1 for box in boxes)
+        assert not any(Bbox.intersection(one, other) for one, other in combinations(boxes, 2))
+
+
+def test_a_line_goes_by_tokens_and_says_what_is_out_of_order(params):
+    cells = {Key("apr", "sft", 1.0, asked): cell([[1]] * 6, total=[[tokens]] * 6)
+             for asked, tokens in ((0, 60), (1, 290), (2, 240), (3, 350))}  # fmt: skip
+    rows, notes = BY_NAME["fig4a"].rows(evidence(params, cells)), []
+    (axes,) = BY_NAME["fig4a"].draw(rows, notes).axes
+    assert list(axes.lines[0].get_xdata()) == [60, 240, 290, 350]
+    assert sorted(text.get_text() for text in axes.texts) == ["0", "1", "2", "3"]
+    assert notes[0] == "Asked for 1 APR decodes more than for 2, as no trace spawns a single child."
+
+
+@pytest.mark.parametrize("exhibit", FIGURES, ids=IDS)
+def test_a_figure_without_any_point_says_what_to_sweep(params, tmp_path, exhibit):
     with pytest.raises(DataError, match=r"^eval.sweeps: \w+ has no point at all; missing: .*T="):
-        write_figure(module, evidence(params, {}), tmp_path)
+        write_exhibit(exhibit, evidence(params, {}), tmp_path)
 
 
 def test_few_points_and_no_success_still_make_every_figure(write, tmp_path):

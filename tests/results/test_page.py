@@ -11,8 +11,9 @@ from apr.language.language import build_language
 from apr.pipeline.plan import load_scale
 from apr.results.claims.claims import CLAIMS
 from apr.results.evidence import read_evidence
-from apr.results.figures.make import FIGURES, name_of
-from apr.results.report.page import TEMPLATE, embedded, fill, make_report, picture, table
+from apr.results.figures.make import FIGURES
+from apr.results.render import TEMPLATES, render
+from apr.results.report.page import make_report, numeric, picture
 from apr.results.report.trees import problem_cases, rollout_entry
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
 from apr.tasks.countdown import Problem, read_problems
@@ -75,17 +76,18 @@ def test_nothing_is_loaded_and_every_link_has_an_end(page):
         if tag != "a":
             loaded = [attributes.get(name) for name in ("src", "href", "srcset", "data", "action")]
             assert all(url is None or url.startswith("data:") for url in loaded), tag
-    assert "@import" not in TEMPLATE.read_text() and "url(" not in TEMPLATE.read_text()
+    style = TEMPLATES.loader.get_source(TEMPLATES, "report.css")[0]
+    assert "@import" not in style and "url(" not in style
 
 
 def test_every_claim_and_every_figure_with_its_caption(report, page):
     for claim in CLAIMS:
         assert f"<code>{claim.id}</code>" in report
     figures = [attributes["id"] for tag, attributes in page.elements if tag == "figure"]
-    assert figures == [*map(name_of, FIGURES), "training-sft", "training-rl"]
+    assert figures == [*(exhibit.name for exhibit in FIGURES), "training-sft", "training-rl"]
     assert sum(tag == "img" for tag, _ in page.elements) == len(figures) == len(page.captions)
-    for module, caption in zip(FIGURES, page.captions, strict=False):
-        assert caption.startswith(module.CAPTION.split(". ")[0]), module
+    for exhibit, caption in zip(FIGURES, page.captions, strict=False):
+        assert caption.startswith(" ".join(exhibit.caption.split()).split(". ")[0]), exhibit.name
         assert "6 test problems" in caption and " From " in caption
     assert len(report) < 3_000_000
 
@@ -147,16 +149,25 @@ def test_rollouts_are_as_evaluated_or_say_that_they_are_not(made, cases):
             assert rollout["note"].endswith("other rounding") == rollout["name"].startswith("rl/")
 
 
-def test_what_is_shown_cannot_end_the_script():
-    assert json.loads(embedded({"a": "</script><!--"})) == {"a": "</script><!--"}
-    assert "<" not in embedded("</script>")
-    assert fill("{{a}} {b} {{c}}", {"a": "{{c}}", "c": "<"}) == "{{c}} {b} <"
-    assert "<td>&lt;b&gt;</td>" in table(["x"], [("<b>",)])
+def page_of(params, cases=(), **values):
+    """The page of a run that has nothing to show but `cases` and `values`."""
+    nothing = dict.fromkeys(("claims", "untold", "figures", "training"), ())
+    nothing |= dict.fromkeys(("ledger", "spent", "stages", "made"), ((), ()))
+    return render("report.html", **nothing | {"params": params, "cases": cases, "numeric": numeric,
+                                              "settings": "", **values})  # fmt: skip
 
 
-def test_numbers_are_set_right_where_a_whole_column_has_them():
-    text = table(["n", "of", "mixed"], [("+1.5 [+0.1, +2.0]", "76.9%", 3), ("", None, "3.11.7 (2)")])
-    cells = text.replace('<td class="number">', "<N>").replace("<td>", "<T>").replace("</td>", "")
+def test_what_is_shown_cannot_end_the_script(params):
+    shown = page_of(params, {"a": "</script><!--"}, spent=(("x",), [("<b>",)]), settings="{{ params }} <i>")
+    text = shown.split('id="cases">')[1].split("</script>")[0]
+    assert json.loads(text) == {"a": "</script><!--"} and "<" not in text
+    assert "<td>&lt;b&gt;</td>" in shown and "<pre>{{ params }} &lt;i&gt;</pre>" in shown
+
+
+def test_numbers_are_set_right_where_a_whole_column_has_them(params):
+    rows = [("+1.5 [+0.1, +2.0]", "76.9%", 3), ("", None, "3.11.7 (2)")]
+    text = page_of(params, spent=(("n", "of", "mixed"), rows)).replace("</td>\n", "").replace("</td>", "")
+    cells = text.replace('<td class="number">', "<N>").replace("<td>", "<T>")
     assert "<N>+1.5 [+0.1, +2.0]<N>76.9%<T>3" in cells and "<N><N><T>3.11.7 (2)" in cells
 
 
@@ -213,10 +224,8 @@ def viewer(params, browser, tmp_path):
         shown = [rollout_entry(language, problem, wide(language, *size), f"r{place}")
                  for place, size in enumerate(these)]  # fmt: skip
         cases.append({"group": "g", "title": name, "note": "n", "rollouts": shown})
-    parts = dict.fromkeys(("task", "claims", "untold", "figures", "training", "ledger", "spent", "stages",
-                           "made", "params"), "")  # fmt: skip
     path = tmp_path / "viewer.html"
-    path.write_text(fill(TEMPLATE.read_text(), parts | {"cases": embedded(cases)}))
+    path.write_text(page_of(params, cases))
     browser.complaints.clear()
     browser.open(path)
     yield browser

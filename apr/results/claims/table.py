@@ -1,4 +1,4 @@
-"""The table of claims as Markdown and CSV, and whether the README claims more than was measured."""
+"""The table of claims as Markdown and CSV, and whether a document claims more than was measured."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +8,13 @@ from apr.core.files import write_text
 from apr.core.params import Params
 from apr.results.claims.claims import CLAIMS, STATUSES, Claim
 from apr.results.evidence import Evidence, Row, csv_text, pool, read_evidence
+from apr.results.render import render
 
 START, END = "<!-- claims -->\n", "<!-- /claims -->\n"
-COLUMNS = ("claim", "sentence", "measured [95 %]", "threshold", "paper", "problems x samples", "seeds",
-           "note", "status")  # fmt: skip
+NUMBERS = ("value", "low", "high", "threshold", "paper")
 FOLDERS = ("eval", "latency", "teacher")
-FORMATS = {"points": (100, "+.1f"), "ratio": (1, ".2f"), "Spearman": (1, ".2f"), "%": (100, ".1f"),
-           "children": (1, "+.2f")}  # fmt: skip
+FORMATS = {"percentage points": (100, "+.1f"), "ratio": (1, ".2f"), "Spearman": (1, ".2f"),
+           "%": (100, ".1f"), "children": (1, "+.2f")}  # fmt: skip
 """By unit: the factor and the format in which it is printed."""
 
 
@@ -29,11 +29,10 @@ def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Pa
     """
     evidence = read_evidence(params, evaluations, latencies, teachers)
     runs = [evidence, *(read_evidence(other, *(root / "data" / name for name in FOLDERS))
-                        for root, other in (others or {}).items())]
+                        for root, other in (others or {}).items())]  # fmt: skip
     pooled = pool(runs)
     rows = [claim_row(claim, pooled, runs) for claim in CLAIMS]
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(printed_cells, rows)]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = render("claims.md", rows=[row | printed(row) for row in rows])
     write_text(out, text)
     write_text(out.with_suffix(".csv"), csv_text(rows))
     if update_readme is not None:
@@ -44,46 +43,47 @@ def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Pa
 
 
 def claim_row(claim: Claim, evidence: Evidence, runs: Sequence[Evidence] = ()) -> Row:
-    """What is printed of a claim, and its unit; also each value of the `runs` that `evidence` pools."""
+    """Returns what is printed of a claim; its note has each value of the `runs` that `evidence` pools."""
     own = evidence.fresh()
     measured = claim.measure(own)
-    value, low, high = measured.found if measured else (None, None, None)
     cells = measured.cells if measured else ()
-    samples = "/".join(dict.fromkeys(str(cell.samples) for cell in cells))
-    note = measured.note if measured else f"missing: {own.lacks()}"
-    if measured and len(runs) > 1:
-        factor, form = FORMATS[claim.unit]
-        each = [claim.measure(run.fresh()) for run in runs]
-        by_seed = ", ".join(format(factor * run.found.value, form) if run else "none" for run in each)
-        note = f"{note}; by seed: {by_seed}".removeprefix("; ")
-    return {"claim": claim.id, "sentence": claim.sentence, "unit": claim.unit, "value": value, "low": low,
-            "high": high, "threshold": claim.threshold, "paper": claim.paper,
-            "problems": len(cells[0].problems) if cells else 0, "samples": samples,
-            "seeds": len(runs or [evidence]) if cells else 0, "note": note,
+    row: Row = {"claim": claim.id, "sentence": claim.sentence, "unit": claim.unit}
+    row |= dict(zip(("value", "low", "high"), measured.found if measured else (None,) * 3, strict=True))
+    row |= {"threshold": claim.threshold, "paper": claim.paper,
+            "problems": len(cells[0].problems) if cells else 0,
+            "samples": "/".join(dict.fromkeys(str(cell.samples) for cell in cells)),
+            "seeds": len(runs or [evidence]) if cells else 0,
+            "note": measured.note if measured else f"missing: {own.lacks()}",
             "status": claim.status(measured)}  # fmt: skip
+    if measured and len(runs) > 1:
+        each = [claim.measure(run.fresh()) for run in runs]
+        values = (_printed(claim.unit, run.found.value) if run else "none" for run in each)
+        row["note"] = f"{row['note']}; by seed: {', '.join(values)}".removeprefix("; ")
+    return row
 
 
-def printed_cells(row: Row) -> list[str]:
-    """The cells of `COLUMNS`."""
-    factor, form = FORMATS[row["unit"]]
-    show = {name: "" if row[name] is None else format(factor * row[name], form)
-            for name in ("value", "low", "high", "threshold", "paper")}  # fmt: skip
-    measured = "{value} [{low}, {high}]".format(**show) if show["value"] else ""
-    return [row["claim"], f"{row['sentence']} ({row['unit']})", measured, show["threshold"], show["paper"],
-            f"{row['problems']} x {row['samples']}" if measured else "", str(row["seeds"]), row["note"],
-            row["status"]]  # fmt: skip
+def _printed(unit: str, value: float | None) -> str:
+    factor, form = FORMATS[unit]
+    return "" if value is None else format(factor * value, form)
 
 
-def check_readme(readme: Path, measured: dict[str, str]) -> None:
+def printed(row: Row) -> dict[str, str]:
+    """Returns the numbers of a claim as texts; also `measured`, the value with its interval, and `n`."""
+    text = {name: _printed(row["unit"], row[name]) for name in NUMBERS}
+    found = row["value"] is not None
+    return text | {"measured": f"{text['value']} [{text['low']}, {text['high']}]" if found else "",
+                   "n": f"{row['problems']} x {row['samples']}" if found else ""}  # fmt: skip
+
+
+def check_readme(readme: Path, measured: Mapping[str, str]) -> None:
     """Compares statuses, not digits: another seed measures slightly different values.
 
     Raises `DataError`, naming the claim, if a line's status says more than `measured` (by claim), or if the
     line is not of a claim.
     """
-    for line in _split(readme)[1].split("\n"):
-        cells = [cell.strip() for cell in line.strip("| ").split("|")]
-        claim, printed = cells[0], cells[-1]
-        if claim in ("", "---", COLUMNS[0]):
+    for line in _split(readme)[1].splitlines():
+        claim, *_, printed = [cell.strip() for cell in line.strip("| ").split("|")]
+        if claim in ("", "---", "claim"):
             continue
         if claim not in measured or printed not in STATUSES:
             raise DataError(f"{readme}: not a line of the table of claims: {line}")

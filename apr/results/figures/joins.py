@@ -3,32 +3,32 @@
 from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
-from apr.results.evidence import Evidence, Row, accuracy, mean
+from apr.results.evidence import Evidence, Row, mean
 from apr.results.figures import style
+from apr.results.figures.exhibit import Exhibit
 
-CAPTION = ("APR after SFT, greedy, asked for so many children. All: a parent waits for all of its children. "
-           "First success: it goes on with the first child that returns a solution; its siblings are "
-           "cancelled, and keep as many tokens as that child has. Tokens per problem.")
 LOOKS = {"all": ("all", style.COLOURS["apr"], "o"),
          "any": ("first success", style.COLOURS["apr_max"], "^")}  # fmt: skip
 PANELS = {"sequential": "sequential tokens", "total": "total tokens", "accuracy": "accuracy"}
 
 
 def rows(evidence: Evidence) -> list[Row]:
-    """A row per kind of join and number of children that both kinds were decoded with; `*_change` are paired
-    differences from waiting for all."""
+    """Returns a row per kind of join and number of children that both kinds were decoded with.
+
+    `*_change` are paired differences from waiting for all.
+    """
     found = []
     swept = {join: evidence.conditions("apr", "sft", 0.0, join) for join in LOOKS}
     for condition in swept["any"]:
         if condition not in swept["all"]:
             continue
-        waited = evidence.cells[Key("apr", "sft", 0.0, condition, "all")]
-        for join in LOOKS:
-            cell = evidence.cells[Key("apr", "sft", 0.0, condition, join)]
-            row = {"join": join, "condition": condition, "problems": len(cell.problems)}
+        cells = {join: evidence.cells[Key("apr", "sft", 0.0, condition, join)] for join in LOOKS}
+        for join, cell in cells.items():
+            row: Row = {"join": join, "condition": condition, "problems": len(cell.problems)}
             for name in PANELS:
-                after, before = (accuracy(c) if name == "accuracy" else mean(c, name) for c in (cell, waited))
-                row |= evidence.spread(name, after) | evidence.change(f"{name}_change", after, before)
+                column = "strict" if name == "accuracy" else name
+                after, before = mean(cell, column), mean(cells["all"], column)
+                row |= evidence.spread(**{name: after, f"{name}_change": after - before})
             found.append(row)
     return found
 
@@ -37,12 +37,16 @@ def draw(rows: list[Row], notes: list[str]) -> Figure:
     figure, panels = style.new_figure(len(PANELS), width=8.4, height=3.2)
     for axes, (name, label) in zip(panels, PANELS.items(), strict=True):
         for join, (text, colour, marker) in LOOKS.items():
-            points = [row for row in rows if row["join"] == join]
-            axes.errorbar([row["condition"] for row in points], [row[name] for row in points],
-                          style.errors(points, name), color=colour, marker=marker, elinewidth=0.8, label=text)
+            shown = [row for row in rows if row["join"] == join]
+            style.draw_curve(axes, shown, "condition", name, colour, marker=marker, label=text)
         axes.set_xlabel("children asked for")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
     style.percent_axis(panels[-1])
     panels[0].legend(loc="best")
     return figure
+
+
+JOINS = Exhibit("joins", rows, draw, """APR after SFT, greedy, asked for so many children. All: a parent
+    waits for all of its children. First success: it goes on with the first child that returns a solution;
+    its siblings are cancelled, and keep as many tokens as that child has. Tokens per problem.""")

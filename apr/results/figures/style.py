@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -23,8 +24,10 @@ RC: dict[Any, Any] = {
 
 COLOURS = {"sos": "#56B4E9", "sos_plus": "#0072B2", "apr": "#D55E00", "apr_max": "#009E73"}
 """Okabe and Ito's palette, distinct under all common colour blindness."""
-FAINT = "#9a9a9a"
+FAINT = "#8a8a8a"
 STAGES = {"sft": "SFT", "rl": "RL"}
+PAIRED = (-0.19, 0.19)
+"""Places of the bars before and after RL."""
 
 
 def new_figure(columns: int = 1, width: float = 5.6, height: float = 3.6) -> tuple[Figure, list[Axes]]:
@@ -32,63 +35,64 @@ def new_figure(columns: int = 1, width: float = 5.6, height: float = 3.6) -> tup
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def errors(rows: Sequence[Row], name: str) -> list[list[float]]:
+def draw_curve(axes: Axes, rows: Sequence[Row], x: str, y: str, colour: str, **look: Any) -> None:
+    """Draws a line through the rows, with error bars in each direction that has an interval."""
+    usual: dict[str, Any] = {"marker": "o", "elinewidth": 0.8, "color": colour, "ecolor": f"{colour}73"}
+    bars = {f"{axis}err": _errors(rows, name) for axis, name in (("x", x), ("y", y))
+            if f"{name}_low" in rows[0]}  # fmt: skip
+    axes.errorbar([row[x] for row in rows], [row[y] for row in rows], **usual | bars | look)
+
+
+def draw_bars(axes: Axes, place: float, rows: Sequence[Row], name: str, colour: str) -> None:
+    """Draws a bar with its interval for each of the rows before RL, pale, and after it."""
+    pale = [0.45 * channel + 0.55 for channel in to_rgb(colour)]
+    for offset, (stage, shade) in zip(PAIRED, (("sft", pale), ("rl", colour)), strict=True):
+        for row in (row for row in rows if row["stage"] == stage):
+            axes.bar(place + offset, row[name], 0.34, yerr=_errors([row], name), color=shade,
+                     error_kw={"elinewidth": 0.9, "alpha": 0.7})  # fmt: skip
+    axes.set_ylim(0, axes.dataLim.y1 * 1.05 or 1)
+    axes.grid(axis="x", visible=False)
+
+
+def _errors(rows: Sequence[Row], name: str) -> list[list[float]]:
     """Lengths of error bars, below and above."""
     return [[max(0.0, row[name] - row[f"{name}_low"]) for row in rows],
             [max(0.0, row[f"{name}_high"] - row[name]) for row in rows]]  # fmt: skip
 
 
-def draw_points(axes: Axes, rows: Sequence[Row], x: str, y: str, colour: str, **look: Any) -> None:
-    """A line through points with error bars in both directions."""
-    usual: dict[str, Any] = {"marker": "o", "elinewidth": 0.8, "color": colour, "ecolor": colour}
-    bars = axes.errorbar([row[x] for row in rows], [row[y] for row in rows], errors(rows, y), errors(rows, x),
-                         **usual | look)  # fmt: skip
-    for line in bars.lines[2]:
-        line.set_alpha(0.45)
-
-
-def draw_bar(axes: Axes, place: float, width: float, row: Row, name: str, colour: str) -> None:
-    """A bar with its error bar; pale before RL."""
-    pale = [0.45 * channel + 0.55 for channel in to_rgb(colour)]
-    axes.bar(place, row[name], width, yerr=errors([row], name), error_kw={"elinewidth": 0.9, "alpha": 0.7},
-             color=pale if row["stage"] == "sft" else colour)  # fmt: skip
-    axes.set_ylim(0, axes.dataLim.y1 * 1.05 or 1)
-    axes.grid(axis="x", visible=False)
-
-
 def percent_axis(axes: Axes, label: str = "accuracy") -> None:
-    """Shares as percentages from 0; the axis follows the data, and shows at least 10 %."""
-    top = max(0.1, axes.dataLim.y1 * 1.12)
-    axes.set_ylim(0, min(top, 1.02))
+    """Shows shares as percentages from 0; the axis follows the data, and has at least 10 %."""
+    axes.set_ylim(0, min(max(0.1, axes.dataLim.y1 * 1.12), 1.02))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylabel(label)
 
 
 def mark_paper(axes: Axes, accuracies: Mapping[str, float], notes: list[str]) -> None:
-    """Faint lines at the paper's accuracies; those off the axis go into the caption instead."""
-    top = axes.get_ylim()[1]
-    above = None
+    """Draws faint lines at the paper's accuracies, named on the right; the caption has those off the axis."""
+    named: dict[float, str] = {}
     for name, value in sorted(accuracies.items(), key=lambda item: -item[1]):
-        if value > top:
+        if value > axes.get_ylim()[1]:
             notes.append(f"Paper: {name} {value:.1%}.")
             continue
-        crowded = above is not None and above - value < 0.06 * top
         axes.axhline(value, color=FAINT, linewidth=0.8, linestyle=":", zorder=0)
-        axes.annotate(f"paper: {name} {value:.1%}", (1, value), xycoords=("axes fraction", "data"), size=6.5,
-                      color=FAINT, ha="right", va="top" if crowded else "bottom", zorder=0,
-                      xytext=(0, -2 if crowded else 1), textcoords="offset points",
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
-        above = value
+        last = min(named, default=np.inf)
+        crowded = last - value < 0.1 * axes.get_ylim()[1]
+        above = f"{named.pop(last)}\n" if crowded else ""
+        named[(last + value) / 2 if crowded else value] = f"{above}paper: {name} {value:.1%}"
+    names = axes.secondary_yaxis("right")
+    names.set_yticks(list(named), list(named.values()), size=6.5, color=FAINT)
+    names.tick_params(length=0)
+    names.spines["right"].set_visible(False)
 
 
 def wrap_caption(text: str, width: float) -> tuple[list[str], float]:
-    """The lines of a caption below a figure of `width` inches, and the height in inches that they take."""
+    """Returns the lines of a caption below a figure of `width` inches, and the inches that they take."""
     lines = textwrap.wrap(text, int(width * 18.5))
     return lines, len(lines) * 0.128 + 0.1
 
 
 def add_caption(figure: Figure, text: str) -> None:
-    """Small text below the axes."""
+    """Writes small text below the axes."""
     lines, inches = wrap_caption(text, figure.get_figwidth())
     height = inches / figure.get_figheight()
     figure.set_layout_engine("constrained", rect=(0, height, 1, 1 - height))
@@ -96,8 +100,8 @@ def add_caption(figure: Figure, text: str) -> None:
                 va="bottom", linespacing=1.25)  # fmt: skip
 
 
-def save(figure: Figure, path: Path, caption: str) -> None:
-    """Writes `path`.svg, whose title is the caption, and `path`.png, the same bytes for the same rows."""
+def save(figure: Figure, caption: str, path: Path) -> None:
+    """Writes `path` as .svg, whose title is the caption, and .png: the same bytes for the same figure."""
     metadata = {"Date": None, "Creator": None, "Title": caption}
     figure.savefig(path.with_suffix(".svg"), metadata=metadata)
     figure.savefig(path.with_suffix(".png"), metadata={"Software": None})

@@ -1,56 +1,81 @@
-"""What the three tables share: accuracy by temperature, as rows and as a picture."""
+"""Tables 1 to 4: accuracy by temperature. The paper lacks the fourth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 
 from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
+from apr.results import paper
 from apr.results.evidence import Evidence, Row, accuracy
 from apr.results.figures import style
-from apr.results.paper import TEMPERATURES
+from apr.results.figures.exhibit import Exhibit
 
-Entry = tuple[str, str, str]
-"""Label, model, stage."""
+Entries = Mapping[str, tuple[str, str]]
+"""By label: model and stage."""
 
 
-def accuracy_rows(
-    evidence: Evidence, entries: Sequence[Entry], paper: Mapping[tuple[str, float], float]
-) -> list[Row]:
-    """A row per entry and temperature; `lenient` is the accuracy by the reference's rule, to compare only."""
+def rows(evidence: Evidence, entries: Entries, reported: Mapping[tuple[str, float], float]) -> list[Row]:
+    """Returns a row per entry and temperature; `lenient` is accuracy by the reference's rule, to compare."""
     return [
         {"label": label, "model": model, "stage": stage, "temperature": temperature,
          "problems": len(cell.problems), "samples": cell.samples}
-        | evidence.spread("accuracy", accuracy(cell))
-        | {"lenient": float(cell.lenient.mean()), "paper": paper.get((label, temperature))}
-        for label, model, stage in entries
-        for temperature in TEMPERATURES
+        | evidence.spread(accuracy=accuracy(cell))
+        | {"lenient": float(cell.lenient.mean()), "paper": reported.get((label, temperature))}
+        for label, (model, stage) in entries.items()
+        for temperature in paper.TEMPERATURES
         if (cell := evidence.cell(Key(model, stage, temperature)))
     ]  # fmt: skip
 
 
-def draw_table(rows: list[Row], notes: list[str]) -> Figure:
-    """A line per label, a column per temperature: accuracy, its interval, the paper's number."""
+def draw(rows: list[Row], notes: list[str]) -> Figure:
+    """Draws a line per label, a column per temperature: accuracy, its interval, the paper's number."""
     labels = list(dict.fromkeys(row["label"] for row in rows))
     figure, (axes,) = style.new_figure(width=6.6, height=1.0 + 0.42 * len(labels))
     axes.set_axis_off()
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(labels) - 0.4, -0.75)
-    columns = {temperature: 0.38 + 0.17 * place for place, temperature in enumerate(TEMPERATURES)}
-    for temperature, x in columns.items():
-        axes.text(x, -0.48, f"T = {temperature:g}", ha="center", va="center", weight="bold")
+    axes.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.75))
     for y, weight in ((-0.75, 1.2), (-0.28, 0.7), (len(labels) - 0.4, 1.2)):
-        axes.plot((0, 1), (y, y), color="black", linewidth=weight, clip_on=False)
-    found = {(row["label"], row["temperature"]): row for row in rows}
+        axes.axhline(y, color="black", linewidth=weight, clip_on=False)
     for y, label in enumerate(labels):
         axes.text(0.01, y + 0.16, label, va="center")
-        for temperature, x in columns.items():
+    found = {(row["label"], row["temperature"]): row for row in rows}
+    for place, temperature in enumerate(paper.TEMPERATURES):
+        write = partial(axes.text, 0.38 + 0.17 * place, ha="center", va="center")
+        write(-0.48, f"T = {temperature:g}", weight="bold")
+        for y, label in enumerate(labels):
             if (row := found.get((label, temperature))) is None:
-                axes.text(x, y + 0.16, "–", ha="center", va="center", color=style.FAINT)
+                write(y + 0.16, "–", color=style.FAINT)
                 continue
-            axes.text(x, y + 0.03, f"{100 * row['accuracy']:.1f}", ha="center", va="center")
-            small = f"[{100 * row['accuracy_low']:.1f}, {100 * row['accuracy_high']:.1f}]"
-            axes.text(x, y + 0.3, small, ha="center", va="center", size=6.5, color="#555555")
+            value, low, high = (100 * row[f"accuracy{end}"] for end in ("", "_low", "_high"))
+            write(y + 0.03, f"{value:.1f}")
+            write(y + 0.3, f"[{low:.1f}, {high:.1f}]", size=6.5, color="#555555")
             if row["paper"] is not None:
-                axes.text(x + 0.035, y + 0.02, f"({100 * row['paper']:.1f})", va="center", size=6.5,
-                          color=style.FAINT)
+                write(y + 0.02, f"({100 * row['paper']:.1f})", x=0.44 + 0.17 * place, size=6.5,
+                      color=style.FAINT)  # fmt: skip
     return figure
+
+
+def _table(
+    number: int, caption: str, entries: Entries, reported: Mapping[tuple[str, float], float] | None = None
+) -> Exhibit:
+    caption += " In parentheses: the paper." if reported else ""
+    return Exhibit(f"table{number}", partial(rows, entries=entries, reported=reported or {}), draw, caption)
+
+
+SERIAL, PARALLEL = ("sos_plus", "sft"), ("apr", "sft")
+TABLES = (
+    _table(1, "Accuracy (%) after SFT of SoS (pure breadth-first or depth-first traces) and SoS+ (hybrid).",
+           {"SoS": ("sos", "sft"), "SoS+": SERIAL}, paper.TABLE1),
+    _table(2, """Accuracy (%) after SFT of SoS+ by its training traces: beam up to 5, beam up to 15, or the
+           shortest solved of several draws.""",
+           {"SoS+": SERIAL, "SoS+, beam up to 15": ("sos_plus_wide", "sft"),
+            "SoS+, rejection-sampled": ("sos_plus_selected", "sft")}, paper.TABLE2),
+    _table(3, """Accuracy (%) of all methods before and after RL; prompts without a budget.""",
+           {"SoS+": SERIAL, "APR": PARALLEL, "SoS+ + RL": ("sos_plus", "rl"), "APR + RL": ("apr", "rl")},
+           paper.TABLE3),
+    _table(4, """Accuracy (%) after SFT of APR, and of SoS+ trained on as many tokens, as many sequences
+           (threads) or as many problems as APR.""",
+           {"APR": PARALLEL, "SoS+, equal tokens": SERIAL,
+            "SoS+, equal sequences": ("sos_plus_sequences", "sft"),
+            "SoS+, equal problems": ("sos_plus_problems", "sft")}),
+)  # fmt: skip

@@ -1,0 +1,45 @@
+"""What a figure or table of the paper is here: rows, which are its CSV, and a picture of these rows alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from apr.core.errors import DataError
+from apr.core.files import write_text
+from apr.results.evidence import Evidence, Row, csv_text, read_csv
+from apr.results.figures import style
+from apr.results.figures.labels import place_labels
+
+
+class Exhibit(NamedTuple):
+    name: str
+    rows: Callable[[Evidence], list[Row]]
+    """What was measured; what was not is noted in `Evidence.missing`."""
+    draw: Callable[[list[Row], list[str]], Figure]
+    """Notes that it adds end up in the caption."""
+    caption: str
+
+
+def write_exhibit(exhibit: Exhibit, evidence: Evidence, out: Path) -> None:
+    """Writes ``<name>.{csv,svg,png}``. Raises `DataError` if nothing of the figure was measured."""
+    own = evidence.fresh()
+    if not (rows := exhibit.rows(own)):
+        raise DataError(f"eval.sweeps: {exhibit.name} has no point at all; missing: {own.lacks()}")
+    path = out / f"{exhibit.name}.csv"
+    write_text(path, csv_text(rows))
+    with matplotlib.rc_context(style.RC):
+        style.save(*draw_exhibit(exhibit, read_csv(path), own.lacks()), path)
+
+
+def draw_exhibit(exhibit: Exhibit, rows: list[Row], lacks: str = "") -> tuple[Figure, str]:
+    """Returns the picture of some rows, and its caption; `lacks` says what was not measured."""
+    problems = min(row["problems"] for row in rows)
+    notes = [" ".join(exhibit.caption.split()), f"{problems} test problems; intervals: 95 % bootstrap."]
+    figure = exhibit.draw(rows, notes)
+    caption = " ".join([*notes, f"Not measured: {lacks}."] if lacks else notes)
+    style.add_caption(figure, caption)
+    place_labels(figure)
+    return figure, caption
