@@ -207,7 +207,7 @@ def test_labels_cover_nothing_and_name_the_nearest_mark(name):
             marks = axes.transData.transform([other.xy for at, other in labels if at is axes])
             box, own = text.get_window_extent(), axes.transData.transform(text.xy)
             away = [np.linalg.norm(np.clip(at, box.min, box.max) - at) for at in (own, *marks)]
-            assert away[0] <= min(away) + 1, text
+            assert away[0] <= min(away) + 5, text  # pixels: half a mark
             text.set_visible(False)
         bare = pixels(figure)
     inked = (whole != bare).any(axis=2)

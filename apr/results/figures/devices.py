@@ -31,15 +31,16 @@ def draw(rows: list[Row], notes: list[str]) -> Figure:
     figure, (axes,) = style.new_figure(width=7.2)
     timed = [row for row in rows if row["devices"]]
     for model, join, condition in SERIES:
-        named = {"model": model, "join": join, "condition": condition}.items()
-        if not (shown := [row for row in timed if named <= row.items()]):
-            continue
+        where = {"model": model, "join": join, "condition": condition}
         label = "SoS+" if model == "sos_plus" else f"APR, {condition} children"
         label += ", first success" if join == "any" else ""
+        solved = next((row["accuracy"] for row in timed if where.items() <= row.items()), 0)
         colour = style.COLOURS["apr_max" if join == "any" else model]
-        style.draw_curve(axes, shown, "devices", "modelled", colour, marker=".", linestyle=LINES[condition],
-                         label=f"{label} ({shown[0]['accuracy']:.0%})")  # fmt: skip
-        style.draw_curve(axes, shown[:1], "devices", "latency", colour, marker="x")
+        series = style.Series(f"{label} ({solved:.0%})", where, colour,
+                              {"marker": ".", "linestyle": LINES[condition]})  # fmt: skip
+        style.draw_series(axes, timed, "devices", "modelled", series)
+        measured = series._replace(label="_", look={"marker": "x", "linestyle": "none"})
+        style.draw_series(axes, [row for row in timed if row["devices"] == 1], "devices", "latency", measured)
     axes.set_xscale("log", base=2)
     devices = sorted({row["devices"] for row in timed})
     axes.set_xticks(devices, [str(number) for number in devices])

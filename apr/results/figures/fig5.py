@@ -1,7 +1,6 @@
 """Figure 5: APR before and after RL."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,18 +14,13 @@ from apr.results.figures.exhibit import Exhibit
 TEMPERATURES = {0.0: "greedy", 1.0: "T = 1"}
 
 
-class Quantity(NamedTuple):
-    values: Callable[[Cell], np.ndarray]
-    scale: int
-    form: str
-
-
-QUANTITIES = {
-    "accuracy": Quantity(accuracy, 100, ".1f"),
-    "total tokens": Quantity(lambda cell: mean(cell, "total"), 1, ",.0f"),
-    "tokens per sequence": Quantity(lambda cell: (cell.total / cell.threads).mean(axis=1), 1, ",.0f"),
-    "children": Quantity(lambda cell: mean(cell, "children"), 1, ".1f"),
+QUANTITIES: dict[str, tuple[Callable[[Cell], np.ndarray], int, str]] = {
+    "accuracy": (accuracy, 100, ".1f"),
+    "total tokens": (lambda cell: mean(cell, "total"), 1, ",.0f"),
+    "tokens per sequence": (lambda cell: (cell.total / cell.threads).mean(axis=1), 1, ",.0f"),
+    "children": (lambda cell: mean(cell, "children"), 1, ".1f"),
 }
+"""By name: values of the problems of a cell, and how they are printed: factor and format."""
 
 
 def rows(evidence: Evidence) -> list[Row]:
@@ -34,8 +28,8 @@ def rows(evidence: Evidence) -> list[Row]:
     found = []
     for temperature in TEMPERATURES:
         cells = {stage: evidence.cell(Key("apr", stage, temperature)) for stage in style.STAGES}
-        for name, quantity in QUANTITIES.items():
-            values = {stage: quantity.values(cell) for stage, cell in cells.items() if cell}
+        for name, (values_of, _, _) in QUANTITIES.items():
+            values = {stage: values_of(cell) for stage, cell in cells.items() if cell}
             if len(values) == 2:
                 values["change"] = values["rl"] - values["sft"]
             found += [{"temperature": temperature, "quantity": name, "stage": stage}

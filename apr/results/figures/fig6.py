@@ -1,9 +1,6 @@
 """Figure 6: accuracy against sequential tokens and against latency."""
 
-from typing import Any
-
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apr.evaluation.results import Key
@@ -11,24 +8,26 @@ from apr.results import paper
 from apr.results.evidence import Evidence, Row, accuracy, mean
 from apr.results.figures import style
 from apr.results.figures.exhibit import Exhibit
-from apr.results.figures.labels import label_mark
 
-SERIES = (("sos_plus", "sft", "all"), ("sos_plus", "rl", "all"), ("apr", "sft", "all"), ("apr", "sft", "any"),
-          ("apr", "rl", "all"), ("apr_max", "rl", "all"))  # fmt: skip
-LABELS = {"sos_plus": "SoS+", "apr": "APR", "apr_max": "APR held"}
-AXES = {"sequential": "sequential tokens per problem", "latency": "seconds per problem"}
+BEFORE, AFTER = {"markerfacecolor": "white"}, {"linestyle": "none"}
+SERIES = [style.Series(label, {"model": model, "stage": stage, "join": join}, style.COLOURS[model],
+                       {"marker": marker} | (BEFORE if stage == "sft" else AFTER))
+          for label, model, stage, join, marker in (
+    ("SoS+, SFT", "sos_plus", "sft", "all", "s"), ("SoS+, RL", "sos_plus", "rl", "all", "s"),
+    ("APR, SFT", "apr", "sft", "all", "o"), ("APR, SFT, first success", "apr", "sft", "any", "^"),
+    ("APR, RL", "apr", "rl", "all", "o"), ("APR held, RL", "apr_max", "rl", "all", "o"))]  # fmt: skip
+PANELS = {"sequential": "sequential tokens per problem", "latency": "seconds per problem"}
 
 
 def rows(evidence: Evidence) -> list[Row]:
     """Returns a row per model, stage, condition and kind of join that was decoded greedily."""
     found = []
-    for model, stage, join in SERIES:
+    for model, stage, join in (series.where.values() for series in SERIES):
         for condition in evidence.conditions(model, stage, 0.0, join):
             cell = evidence.cells[key := Key(model, stage, 0.0, condition, join)]
-            named = {"model": model, "stage": stage, "join": join, "condition": condition}
             counts = {name: mean(cell, name) for name in ("sequential", "total")}
-            row = named | evidence.measured(accuracy=accuracy(cell), **counts)
-            found.append(row | latency(evidence, key))
+            found.append({"model": model, "stage": stage, "join": join, "condition": condition}
+                         | evidence.measured(accuracy=accuracy(cell), **counts) | latency(evidence, key))
     return found
 
 
@@ -42,34 +41,16 @@ def latency(evidence: Evidence, key: Key) -> Row:
 
 def draw(rows: list[Row], notes: list[str]) -> Figure:
     figure, panels = style.new_figure(2, width=8.4, height=3.7)
-    for axes, (x, label) in zip(panels, AXES.items(), strict=True):
+    for axes, (x, label) in zip(panels, PANELS.items(), strict=True):
         for series in SERIES:
-            _draw_series(axes, [row for row in rows if row[x] is not None
-                                and (row["model"], row["stage"], row["join"]) == series], x)  # fmt: skip
+            style.draw_series(axes, rows, x, "accuracy", series,
+                              lambda row: "u" if row["condition"] is None else row["condition"])
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
         style.percent_axis(axes)
     style.mark_paper(panels[1], paper.FIG6, notes)
-    handles, labels = panels[0].get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    figure.legend(once.values(), once.keys(), loc="outside upper center", ncols=len(SERIES) // 2)
+    style.legend_above(figure)
     return figure
-
-
-def _draw_series(axes: Axes, shown: list[Row], x: str) -> None:
-    """Joins what was asked for by a line, before RL; what was decoded unconditioned stands beside it."""
-    for asked in (True, False):
-        marks = [row for row in shown if (row["condition"] is not None) == asked]
-        if not marks:
-            continue
-        model, stage, join = (marks[0][name] for name in ("model", "stage", "join"))
-        look: dict[str, Any] = {"marker": "s" if model == "sos_plus" else "o" if join == "all" else "^"}
-        look |= {"markerfacecolor": "white"} if stage == "sft" else {"linestyle": "none"}
-        look["label"] = f"{LABELS[model]}, {style.STAGES[stage]}{', first success' if join == 'any' else ''}"
-        style.draw_curve(axes, marks, x, "accuracy", style.COLOURS[model], **look)
-        for row in marks:
-            text = row["condition"] if asked else "u"
-            label_mark(axes, text, row[x], row["accuracy"], style.COLOURS[model])
 
 
 FIG6 = Exhibit("fig6", rows, draw, """Greedy accuracy against sequential tokens (the longest chain of

@@ -7,8 +7,9 @@ from apr.results.evidence import Evidence, Row, mean
 from apr.results.figures import style
 from apr.results.figures.exhibit import Exhibit
 
-LOOKS = {"all": ("all", style.COLOURS["apr"], "o"),
-         "any": ("first success", style.COLOURS["apr_max"], "^")}  # fmt: skip
+JOINED = ("all", "any")
+SERIES = (style.Series("all", {"join": "all"}, style.COLOURS["apr"], {}),
+          style.Series("first success", {"join": "any"}, style.COLOURS["apr_max"], {"marker": "^"}))
 PANELS = {"sequential": "sequential tokens", "total": "total tokens", "accuracy": "accuracy"}
 
 
@@ -18,11 +19,11 @@ def rows(evidence: Evidence) -> list[Row]:
     `*_change` are paired differences from waiting for all.
     """
     found = []
-    swept = {join: evidence.conditions("apr", "sft", 0.0, join) for join in LOOKS}
+    swept = {join: evidence.conditions("apr", "sft", 0.0, join) for join in JOINED}
     for condition in swept["any"]:
         if condition not in swept["all"]:
             continue
-        cells = {join: evidence.cells[Key("apr", "sft", 0.0, condition, join)] for join in LOOKS}
+        cells = {join: evidence.cells[Key("apr", "sft", 0.0, condition, join)] for join in JOINED}
         for join, cell in cells.items():
             row: Row = {"join": join, "condition": condition, "problems": len(cell.problems)}
             for name in PANELS:
@@ -36,9 +37,8 @@ def rows(evidence: Evidence) -> list[Row]:
 def draw(rows: list[Row], notes: list[str]) -> Figure:
     figure, panels = style.new_figure(len(PANELS), width=8.4, height=3.2)
     for axes, (name, label) in zip(panels, PANELS.items(), strict=True):
-        for join, (text, colour, marker) in LOOKS.items():
-            shown = [row for row in rows if row["join"] == join]
-            style.draw_curve(axes, shown, "condition", name, colour, marker=marker, label=text)
+        for series in SERIES:
+            style.draw_series(axes, rows, "condition", name, series)
         axes.set_xlabel("children asked for")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)

@@ -1,9 +1,9 @@
 """One look for all figures: a colour per method, hollow or pale before RL, full after it."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from apr.results.evidence import Row
+from apr.results.figures.labels import label_mark
 
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold",
@@ -35,12 +36,35 @@ def new_figure(columns: int = 1, width: float = 5.6, height: float = 3.6) -> tup
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def draw_curve(axes: Axes, rows: Sequence[Row], x: str, y: str, colour: str, **look: Any) -> None:
-    """Draws a line through the rows, with error bars in each direction that has an interval."""
-    usual: dict[str, Any] = {"marker": "o", "elinewidth": 0.8, "color": colour, "ecolor": f"{colour}73"}
-    bars = {f"{axis}err": _errors(rows, name) for axis, name in (("x", x), ("y", y))
-            if f"{name}_low" in rows[0]}  # fmt: skip
-    axes.errorbar([row[x] for row in rows], [row[y] for row in rows], **usual | bars | look)
+class Series(NamedTuple):
+    label: str
+    where: Mapping[str, Any]
+    """Columns and values of its rows."""
+    colour: str
+    look: Mapping[str, Any]
+    """How `Axes.errorbar` draws it, beside the usual."""
+
+
+def draw_series(axes: Axes, rows: Sequence[Row], x: str, y: str, series: Series,
+                named: Callable[[Row], object] | None = None) -> None:
+    """Draws a line through the rows of a series, with error bars in each direction that has an interval.
+
+    What was decoded unconditioned stands beside the line. `named` says what is written at a mark, None for
+    nothing.
+    """
+    own = [row for row in rows if series.where.items() <= row.items() and None not in (row[x], row[y])]
+    usual: dict[str, Any] = {"marker": "o", "elinewidth": 0.8, "color": series.colour,
+                             "ecolor": f"{series.colour}73"}  # fmt: skip
+    for free in (False, True):
+        if shown := [row for row in own if (row.get("condition", 0) is None) == free]:
+            bars = {f"{axis}err": _errors(shown, name) for axis, name in (("x", x), ("y", y))
+                    if f"{name}_low" in shown[0]}  # fmt: skip
+            label = "_" if series.label in axes.get_legend_handles_labels()[1] else series.label
+            axes.errorbar([row[x] for row in shown], [row[y] for row in shown],
+                          **usual | bars | {"label": label} | dict(series.look))  # fmt: skip
+    for row in own:
+        if named and (text := named(row)) is not None:
+            label_mark(axes, text, row[x], row[y], series.colour)
 
 
 def draw_bars(axes: Axes, place: float, rows: Sequence[Row], name: str, colour: str) -> None:
@@ -58,6 +82,13 @@ def _errors(rows: Sequence[Row], name: str) -> list[list[float]]:
     """Lengths of error bars, below and above."""
     return [[max(0.0, row[name] - row[f"{name}_low"]) for row in rows],
             [max(0.0, row[f"{name}_high"] - row[name]) for row in rows]]  # fmt: skip
+
+
+def legend_above(figure: Figure, columns: int = 3) -> None:
+    """Names each series once, whichever panel has it."""
+    named = {label: handle for axes in figure.axes
+             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
+    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=columns)
 
 
 def percent_axis(axes: Axes, label: str = "accuracy") -> None:

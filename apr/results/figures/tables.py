@@ -40,7 +40,8 @@ def draw(rows: list[Row], notes: list[str]) -> Figure:
         axes.text(0.01, y + 0.16, label, va="center")
     found = {(row["label"], row["temperature"]): row for row in rows}
     for place, temperature in enumerate(paper.TEMPERATURES):
-        write = partial(axes.text, 0.38 + 0.17 * place, ha="center", va="center")
+        x = 0.38 + 0.17 * place
+        write = partial(axes.text, x, ha="center", va="center")
         write(-0.48, f"T = {temperature:g}", weight="bold")
         for y, label in enumerate(labels):
             if (row := found.get((label, temperature))) is None:
@@ -50,8 +51,8 @@ def draw(rows: list[Row], notes: list[str]) -> Figure:
             write(y + 0.03, f"{value:.1f}")
             write(y + 0.3, f"[{low:.1f}, {high:.1f}]", size=6.5, color="#555555")
             if row["paper"] is not None:
-                write(y + 0.02, f"({100 * row['paper']:.1f})", x=0.44 + 0.17 * place, size=6.5,
-                      color=style.FAINT)  # fmt: skip
+                reported = f"({100 * row['paper']:.1f})"
+                axes.text(x + 0.035, y + 0.02, reported, va="center", size=6.5, color=style.FAINT)
     return figure
 
 
