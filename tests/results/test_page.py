@@ -76,7 +76,7 @@ def test_nothing_is_loaded_and_every_link_has_an_end(page):
         if tag != "a":
             loaded = [attributes.get(name) for name in ("src", "href", "srcset", "data", "action")]
             assert all(url is None or url.startswith("data:") for url in loaded), tag
-    style = TEMPLATES.loader.get_source(TEMPLATES, "report.css")[0]
+    style = TEMPLATES.loader.get_source(TEMPLATES, "report/page.css")[0]
     assert "@import" not in style and "url(" not in style
 
 
@@ -153,7 +153,7 @@ def page_of(params, cases=(), **values):
     """The page of a run that has nothing to show but `cases` and `values`."""
     nothing = dict.fromkeys(("claims", "untold", "figures", "training"), ())
     nothing |= dict.fromkeys(("ledger", "spent", "stages", "made"), ((), ()))
-    return render("report.html", **nothing | {"params": params, "cases": cases, "numeric": numeric,
+    return render("report/page.html", **nothing | {"params": params, "cases": cases, "numeric": numeric,
                                               "settings": "", **values})  # fmt: skip
 
 

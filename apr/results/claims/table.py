@@ -32,7 +32,7 @@ def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Pa
                         for root, other in (others or {}).items())]  # fmt: skip
     pooled = pool(runs)
     rows = [claim_row(claim, pooled, runs) for claim in CLAIMS]
-    text = render("claims.md", rows=[row | printed(row) for row in rows])
+    text = render("claims/table.md", rows=[row | printed(row) for row in rows])
     write_text(out, text)
     write_text(out.with_suffix(".csv"), csv_text(rows))
     if update_readme is not None:

@@ -60,7 +60,7 @@ def make_report(params: Params, root: Path, out: Path) -> None:
     claims = read_csv(results / "claims.csv")
     kept = {case["group"] for case in cases}
     write_text(out, render(
-        "report.html", params=params, numeric=numeric, cases=cases, ledger=_ledger(evidence),
+        "report/page.html", params=params, numeric=numeric, cases=cases, ledger=_ledger(evidence),
         claims=[row | printed(row) | {"at": _places(row, claims)} for row in claims],
         untold=[policy for policy in sorted(params.rl.policies) if f"training of rl/{policy}" not in kept],
         figures=[_figure(results / "figures", exhibit.name) for exhibit in FIGURES],
