@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from apr.evaluation.results import Key
 from apr.results import paper
@@ -29,30 +30,21 @@ def rows(evidence: Evidence, entries: Entries, reported: Mapping[tuple[str, floa
 
 
 def draw(rows: list[Row], notes: list[str]) -> Figure:
-    """Draws a line per label, a column per temperature: accuracy, its interval, the paper's number."""
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    figure, (axes,) = style.new_figure(width=6.6, height=1.0 + 0.42 * len(labels))
+    """Draws a line per label, a column per temperature: accuracy, the paper's number, its interval."""
+    shown: dict[str, dict[float, str]] = {row["label"]: {} for row in rows}
+    for row in rows:
+        value, low, high = (100 * row[f"accuracy{end}"] for end in ("", "_low", "_high"))
+        reported = "" if row["paper"] is None else f" ({100 * row['paper']:.1f})"
+        shown[row["label"]][row["temperature"]] = f"{value:.1f}{reported}\n[{low:.1f}, {high:.1f}]"
+    figure, (axes,) = style.new_figure(width=6.6, height=1.0 + 0.42 * len(shown))
     axes.set_axis_off()
-    axes.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.75))
-    for y, weight in ((-0.75, 1.2), (-0.28, 0.7), (len(labels) - 0.4, 1.2)):
-        axes.axhline(y, color="black", linewidth=weight, clip_on=False)
-    for y, label in enumerate(labels):
-        axes.text(0.01, y + 0.16, label, va="center")
-    found = {(row["label"], row["temperature"]): row for row in rows}
-    for place, temperature in enumerate(paper.TEMPERATURES):
-        x = 0.38 + 0.17 * place
-        write = partial(axes.text, x, ha="center", va="center")
-        write(-0.48, f"T = {temperature:g}", weight="bold")
-        for y, label in enumerate(labels):
-            if (row := found.get((label, temperature))) is None:
-                write(y + 0.16, "–", color=style.FAINT)
-                continue
-            value, low, high = (100 * row[f"accuracy{end}"] for end in ("", "_low", "_high"))
-            write(y + 0.03, f"{value:.1f}")
-            write(y + 0.3, f"[{low:.1f}, {high:.1f}]", size=6.5, color="#555555")
-            if row["paper"] is not None:
-                reported = f"({100 * row['paper']:.1f})"
-                axes.text(x + 0.035, y + 0.02, reported, va="center", size=6.5, color=style.FAINT)
+    cells = [[label, *(texts.get(temperature, "–") for temperature in paper.TEMPERATURES)]
+             for label, texts in shown.items()]  # fmt: skip
+    header = ["", *(f"T = {temperature:g}" for temperature in paper.TEMPERATURES)]
+    table = axes.table(cells, colLabels=header, colWidths=[2, 1, 1, 1, 1], cellLoc="left", colLoc="left",
+                       edges="horizontal", bbox=Bbox.unit())  # fmt: skip
+    table.auto_set_font_size(False)
+    table.set_fontsize(8.5)
     return figure
 
 
