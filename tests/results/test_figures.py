@@ -199,15 +199,15 @@ def test_labels_cover_nothing_and_name_the_nearest_mark(name):
     rows = read_csv(Path(f"results/figures/{name}.csv"))
     with matplotlib.rc_context(style.RC):
         figure, _ = draw_exhibit(BY_NAME[name], rows)
-        whole = pixels(figure)
         labels = [(axes, text) for axes in figure.axes for text in axes.texts]
         assert len(labels) > 5
-        boxes = [text.get_window_extent() for _, text in labels]
-        for axes, text in labels:
+        whole, boxes = pixels(figure), [text.get_window_extent() for _, text in labels]
+        for (axes, text), box in zip(labels, boxes, strict=True):
             marks = axes.transData.transform([other.xy for at, other in labels if at is axes])
-            box, own = text.get_window_extent(), axes.transData.transform(text.xy)
+            own = axes.transData.transform(text.xy)
             away = [np.linalg.norm(np.clip(at, box.min, box.max) - at) for at in (own, *marks)]
-            assert away[0] <= min(away) + 5, text  # pixels: half a mark
+            crowd = sum(np.linalg.norm(marks - own, axis=1) < 25)  # pixels; a mark has 10
+            assert crowd > 1 or away[0] == min(away), text
             text.set_visible(False)
         bare = pixels(figure)
     inked = (whole != bare).any(axis=2)

@@ -15,13 +15,14 @@ SIDES = {(1, 1): ("left", "bottom"), (-1, 1): ("right", "bottom"), (1, -1): ("le
 """Directions from a mark to its label, the usual first, with the label's alignment."""
 DISTANCES = (3.5, 6, 9, 13)
 """Points between a mark and its label, the least first."""
-OVERLAP, FAR, DARK = 1000, 20, 215
-"""What another label below it, and another mark as close to it, cost in pixels; the brightness of a pixel
-from which on it may be covered, as may the grid."""
+OVERLAP, FAR, DARK = 1000, 8, 215
+"""What another label below it (or the figure's edge), and another mark as close to it, cost in pixels; the
+brightness of a pixel from which on it may be covered, as may the grid."""
 
 
 def label_mark(axes: Axes, text: object, x: float, y: float, colour: str) -> None:
-    axes.annotate(str(text), (x, y), (4, 4), textcoords="offset points", size=7, color=colour)
+    label = axes.annotate(str(text), (x, y), (4, 4), textcoords="offset points", size=7, color=colour)
+    label.set_in_layout(False)  # else axes would move where labels do
 
 
 def place_labels(figure: Figure) -> None:
@@ -53,8 +54,11 @@ def _cost(
 ) -> int:
     """Pixels that a label covers; a label below it, and a mark nearly as close as its own, count for many."""
     (left, low), (right, high) = np.floor(box.min).astype(int), np.ceil(box.max).astype(int)
-    covered = int(np.count_nonzero(drawn[max(0, low) : high, max(0, left) : right]))
+    if min(left, low) < 0 or high > drawn.shape[0] or right > drawn.shape[1]:
+        return OVERLAP
+    covered = int(np.count_nonzero(drawn[low:high, left:right]))
     away, *others = (np.linalg.norm(np.clip(at, box.min, box.max) - at) for at in (own, *marks))
-    strays = sum(other < 1.2 * away for other in others) - 1
+    strays = sum(other < 1.2 * away and abs(at - own).max() > 4
+                 for other, at in zip(others, marks, strict=True))  # fmt: skip
     below = sum(Bbox.intersection(box, other) is not None for other in taken)
     return covered + FAR * strays + OVERLAP * below

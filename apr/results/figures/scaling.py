@@ -63,6 +63,7 @@ def draw(rows: list[Row], notes: list[str], marks: Mapping[str, float]) -> Figur
             style.draw_series(axes, shown, "tokens", "accuracy", series,
                               lambda row, named=named: named.get(row["amount"]))  # type: ignore[misc]
         axes.set_title(f"T = {temperature:g}")
+        axes.margins(x=0.08)
         axes.set_xlim(left=0)
         axes.set_xlabel("total tokens per problem")
     style.percent_axis(panels[0])
