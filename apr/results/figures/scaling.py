@@ -48,7 +48,7 @@ def draw(rows: list[Row], notes: list[str], marks: Mapping[str, float]) -> Figur
     An amount out of the order of amounts is labelled too, and noted.
     """
     temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
-    figure, panels = style.new_figure(len(temperatures), width=9.0 if len(temperatures) > 1 else 6.6)
+    figure, panels = style.new_figure(len(temperatures), width=9.0 if len(temperatures) > 1 else 6.2)
     for axes, temperature in zip(panels, temperatures, strict=True):
         axes.sharey(panels[0])
         for series in SERIES:
