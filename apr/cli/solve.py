@@ -20,6 +20,7 @@ def solve(args: argparse.Namespace) -> int:
     """
     from rich.console import Console
     from rich.live import Live
+    from transformers.utils import logging
 
     from apr.language import Condition
     from apr.language.tokenizer import load_language
@@ -28,6 +29,8 @@ def solve(args: argparse.Namespace) -> int:
     from apr.rollouts.verdict import judge
     from apr.tasks.countdown.problem import problem_of_text
 
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     problem = problem_of_text(args.problem)
     params, language = load_scale(args.scale), load_language(args.model)
     if args.children is not None and args.tokens is not None:

@@ -54,13 +54,13 @@ class Problems(Section):
 class Grammar(Section):
     """The thread language and its token budget."""
 
-    number_tokens: Positive = 100
+    number_tokens: Annotated[Positive, Field(le=10**6)] = 100
     """Numbers 0..number_tokens are one token each; larger ones are written by digits."""
     window: Annotated[Positive, Field(ge=16)] = 256
     """Largest number of tokens in one thread, prompt included (paper: 4096)."""
     token_step: Positive = 32
     """SoS+ token budgets are multiples of this (paper: 512)."""
-    max_children: Positive = 10
+    max_children: Annotated[Positive, Field(le=10**4)] = 10
     """Largest number of children of one spawn, and that a prompt can ask for (paper: 10)."""
 
 

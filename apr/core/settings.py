@@ -54,12 +54,15 @@ Temperature = Annotated[
     float, only(lambda t: t == 0 or 1e-3 <= t <= 100, "0, greedy, or 0.001 to 100"), AfterValidator(abs)
 ]
 
-NAME = re.compile("[a-z][a-z0-9_-]{0,63}")
+NAME = re.compile(r"(?!.*(.+)\1{19}$)[a-z][a-z0-9_-]{0,63}")  # 20 times the same is a loop to Snakemake
 RESERVED = re.compile(
     "recipe|default|null|none|true|false|yes|no|on|off|nan|inf|infinity|con|prn|aux|nul|(com|lpt)[0-9]"
 )
 """Files of this project's own; words that YAML, Snakemake or Windows take for something else."""
-NAMES = "1 to 64 of a-z, 0-9, _ and -, a letter first, but no reserved word such as null, default or recipe"
+NAMES = (
+    "1 to 64 of a-z, 0-9, _ and -, a letter first, but no reserved word such as null, default or recipe, and "
+    "no end that says the same 20 times"
+)
 
 
 def is_name(text: str) -> bool:

@@ -34,6 +34,12 @@ class Language:
         """The root's prompt, up to and with `go`: the same for every order of the numbers."""
         return self.encode([ev.RootPrompt(target, tuple(sorted(numbers)), condition)])
 
+    def require_depths(self, numbers: Sequence[int]) -> None:
+        """Raises `DataError` if a problem has more numbers than there are depth markers."""
+        if len(numbers) > self.vocabulary.depths:
+            raise DataError(f"{len(numbers)} numbers, {quoted(numbers)}, in a problem; allowed: at most "
+                            f"{self.vocabulary.depths}, as the language has depths")
+
     def answer(self, ids: Sequence[int]) -> list[Operation] | None | ev.Malformed:
         """The operations that a finished root answers; None if it declares no solution."""
         return parse_answer(self.vocabulary, ids)
@@ -59,9 +65,7 @@ class Language:
             case ev.Line():
                 self._write_line(event, ids)
             case ev.RootPrompt(target, numbers, condition):
-                if len(numbers) > self.vocabulary.depths:
-                    raise DataError(f"{len(numbers)} numbers, {quoted(numbers)}, in a problem; allowed: at "
-                                    f"most {self.vocabulary.depths}, as the language has depths")
+                self.require_depths(numbers)
                 ids.append(words["<root>"])
                 ids += self.vocabulary.number(target)
                 ids.append(self.vocabulary.depth_ids[0])

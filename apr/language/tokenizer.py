@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from apr.core.errors import CheckpointError
-from apr.core.files import atomic_path, read_json, write_json
-from apr.core.model_files import check_window, first_line, read_config
+from apr.core.errors import CheckpointError, quoted
+from apr.core.files import atomic_path, write_json
+from apr.core.model_files import check_window, first_line, read_config, read_object
 from apr.core.params import Params
 from apr.language.language import Language, build_language
 from apr.language.pretrained import PretrainedVocabulary, missing_words, new_token
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # it imports torch, which a process that makes traces does wi
 
 LANGUAGE_FILE = "thread_language.json"
 """What the vocabulary is built from (`settings`); the words of a pretrained model's have `rows`."""
+LARGEST = 10**6
+"""Of these settings: each is a number of tokens."""
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> "PreTrainedTokenizerFast":
@@ -52,7 +54,7 @@ def extend_tokenizer(base: Path, depths: int, messages: int) -> Language:
         [new_token(word) for word in missing_words(tokenizer, depths, messages)], special_tokens=True
     )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or new_token("end")
-    config = read_json(base / "config.json")
+    config = read_object(base / "config.json")
     rows = config.get("text_config", config).get("vocab_size", 0)  # may be padded beyond the tokens
     rows = max(rows, 1 + max(tokenizer.get_vocab().values()))
     return Language(PretrainedVocabulary(tokenizer, depths, messages, rows))
@@ -75,16 +77,17 @@ def load_language(directory: str | Path) -> Language:
     for name in (LANGUAGE_FILE, "tokenizer.json"):
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory}: no tokenizer here ({name} is missing)")
-    settings = read_json(directory / LANGUAGE_FILE)
-    try:
-        settings = {name: int(value) for name, value in settings.items()}
-        if "rows" in settings:
-            return Language(PretrainedVocabulary(_read_tokenizer(directory), **settings))
-        language = Language(Vocabulary(**settings))
-    except (TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{directory / LANGUAGE_FILE}: not a thread language ({error!r})") from None
-    vocab = read_json(directory / "tokenizer.json").get("model", {}).get("vocab")
-    if vocab != language.vocabulary.ids:
+    settings = read_object(directory / LANGUAGE_FILE)
+    rows = settings.get("rows")
+    names = ("rows" if rows is not None else "number_tokens", "depths", "messages")
+    if {*settings} != {*names} or not all(type(n) is int and 0 < n <= LARGEST for n in settings.values()):
+        raise CheckpointError(f"{directory / LANGUAGE_FILE}: {quoted(settings)} is not allowed; allowed: "
+                              f"{', '.join(names)}, from 1 to {LARGEST}")  # fmt: skip
+    if rows is not None:
+        return Language(PretrainedVocabulary(_read_tokenizer(directory), **settings))
+    language = Language(Vocabulary(**settings))
+    model = read_object(directory / "tokenizer.json").get("model")
+    if not isinstance(model, dict) or model.get("vocab") != language.vocabulary.ids:
         raise CheckpointError(f"{directory}: the tokenizer's ids are not those of the thread language")
     return language
 

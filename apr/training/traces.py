@@ -152,6 +152,8 @@ def _tables(language: Language) -> Tables:
 
 def chunk_table(problems: list[Problem], name: str, params: Params, language: Language) -> pa.Table:
     """The rows of many problems, in their order: by `search`, and of what that leaves by `trace_rows`."""
+    for problem in problems:
+        language.require_depths(problem.numbers)
     rows, ids, mask, left = search(problems, name, params, _tables(language))
     table, start, parts = _table(rows, ids, mask, problems, name, params), 0, []
     for index in left:

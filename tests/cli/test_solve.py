@@ -1,5 +1,7 @@
 """`apr solve` on an untrained model of the default shape: the verb, its errors, its picture."""
 
+import shutil
+
 import pytest
 
 from apr.cli.main import main
@@ -85,6 +87,33 @@ def test_errors(checkpoint, capsys, arguments, said):
     assert main(["solve", *arguments, "--model", checkpoint]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("apr: error:") and said in line
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "thread_language.json", "model.safetensors"]
+)
+def test_what_is_no_checkpoint_is_refused_in_one_line(checkpoint, tmp_path, capsys, name):
+    path = tmp_path / name
+    for broken in (b"", b"\xff\xfe", b"[]", b"{}", b"null", b"[" * 10**5, b'{"depths": 4, "messages": 10, '
+                   b'"number_tokens": 1000000000}', b'{"depths": true, "messages": 10, "number_tokens": 9}',
+                   None, "directory"):  # fmt: skip
+        shutil.rmtree(tmp_path)
+        shutil.copytree(checkpoint, tmp_path)
+        path.unlink()
+        if broken == "directory":
+            path.mkdir()
+        elif broken is not None:
+            path.write_bytes(broken)
+        assert main(["solve", EASY, "--model", str(tmp_path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"apr: error: {tmp_path}")
+
+
+def test_where_there_is_no_checkpoint(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "absent", tmp_path / "file", "", "a\nb", "x" * 5000):
+        assert main(["solve", EASY, "--model", str(path)]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("numbers", ["3 5 9 12", "12 9 5 3", "9,3,12,5"])

@@ -69,6 +69,30 @@ def test_bad_parameters_end_in_one_line_before_any_work(bare, key, value, messag
         bare.set(key, before)
 
 
+def test_parameters_that_are_no_text_end_in_one_line(bare):
+    path = bare.path / "params.yaml"
+    before = path.read_bytes()
+    path.write_bytes("# Größe".encode("latin-1") + before)
+    try:
+        for command in ("snakemake -n", "python -m apr params", "python -m apr status"):
+            said = bare.run(*command.split(), fails=True)
+            assert said.splitlines()[-1] == "apr: error: params.yaml: not a text in UTF-8"
+        assert "Traceback" not in bare.run("dvc", "repro", "problems", fails=True)
+    finally:
+        path.write_bytes(before)
+
+
+@pytest.mark.parametrize("name", ["Smoke", "a.b", "null", "a b"])
+def test_scales_have_names(bare, name):
+    path = bare.path / "presets" / f"{name}.yaml"
+    path.write_text("seed: 1")
+    try:
+        with pytest.raises(ParamsError, match="not named as a scale; allowed: 1 to 64 of a-z"):
+            load_scale(name, bare.path)
+    finally:
+        path.unlink()
+
+
 def test_unknown_scale_and_config_key(bare):
     output = bare.run("snakemake", "-n", "--config", "scale=large", fails=True)
     scales = "default, gpu, paper, seed1, seed2, smoke"

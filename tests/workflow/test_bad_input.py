@@ -50,6 +50,13 @@ def test_unsolvable_problem(evaluate, tmp_path):
     assert evaluate(problems=path) == f"apr: error: {path}: problem 'p' has no solution: [1, 1, 1] -> 50"
 
 
+def test_more_numbers_than_the_language_can_say(evaluate, tmp_path):
+    path = tmp_path / "problems.parquet"
+    rows = [{"problem_id": f"p{i}", "numbers": [1, 2, 3, i], "target": 6 + i} for i in range(6)]
+    write_rows(path, rows, PROBLEM_SCHEMA)
+    assert evaluate(problems=path).startswith("apr: error: 4 numbers, (0, 1, 2, 3), in a problem; allowed")
+
+
 def test_checkpoint_without_tokenizer(evaluate, checkpoint):
     (checkpoint / "tokenizer.json").unlink()
     assert evaluate(checkpoint=checkpoint).startswith(f"apr: error: {checkpoint}: no tokenizer here")

@@ -7,12 +7,13 @@ import pytest
 from datasets import load_dataset
 
 from apr.core.errors import DataError
+from apr.core.files import write_rows
 from apr.core.params import Problems, TraceMethod, load_params, parse_params
 from apr.core.seeds import derive_rng
 from apr.language import build_language
 from apr.language import events as ev
 from apr.language.tokenizer import make_tokenizer
-from apr.tasks.countdown import Problem, legal_operations, read_problems, verify
+from apr.tasks.countdown import PROBLEM_SCHEMA, Problem, legal_operations, read_problems, verify
 from apr.tasks.countdown.expand import HEURISTICS, expand, factor_distance
 from apr.tasks.countdown.generate import generate_problems, make_problems
 from apr.tasks.countdown.search import solve_trace
@@ -171,6 +172,15 @@ def test_trace_files_have_the_same_bytes_for_any_number_of_workers(tokenizer, tm
     _check_rows(table.to_pylist(), params)
     loaded = load_dataset("parquet", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded[:] == table.to_pydict()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_more_numbers_than_the_language_can_say_are_refused(tokenizer, tmp_path, workers):
+    rows = [{"problem_id": f"p{i}", "numbers": [1, 2, 3, 4, i], "target": 10 + i} for i in range(1, 5)]
+    write_rows(tmp_path / "problems.parquet", rows, PROBLEM_SCHEMA)
+    with pytest.raises(DataError, match=r"5 numbers, \(1, 1, 2, 3, 4\), in a problem; allowed: at most"):
+        make_traces(small_params(), "apr", tmp_path / "problems.parquet", tokenizer, tmp_path / "t", workers)
+    assert not (tmp_path / "t").exists()
 
 
 def _check_rows(rows, params):
