@@ -9,14 +9,10 @@ from apr.evaluation.points import condition_kind, jobs
 from apr.evaluation.results import Cell, Key
 from apr.results.evidence import Evidence, accuracy, mean, read_evidence
 from apr.results.figures import style
-from apr.results.figures.devices import DEVICES
 from apr.results.figures.exhibit import write_exhibit
-from apr.results.figures.fig4b import FIG4B
-from apr.results.figures.fig5 import FIG5
-from apr.results.figures.fig6 import FIG6
-from apr.results.figures.fig7 import FIG7
-from apr.results.figures.joins import JOINS
-from apr.results.figures.scaling import FIG4A, FIG8
+from apr.results.figures.latency import DEVICES, FIG6, JOINS
+from apr.results.figures.rl import FIG5, FIG7
+from apr.results.figures.scaling import FIG4A, FIG4B, FIG8
 from apr.results.figures.tables import TABLES
 
 FIGURES = (FIG4A, FIG4B, FIG5, FIG6, FIG7, FIG8, *TABLES, JOINS, DEVICES)
