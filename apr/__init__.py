@@ -1,4 +1,4 @@
-"""Adaptive Parallel Reasoning on Countdown: a reproducible pipeline from parameters to figures.
+"""Adaptive Parallel Reasoning: a reproducible pipeline from parameters to figures.
 
 Packages stand in the order in which they may import (each may import those above it):
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from apr.core.params import Params
-from apr.language.tokenizer import make_tokenizer
 from apr.pipeline.plan import load_scale
-from apr.tasks.countdown import Problem, read_problems
-from apr.tasks.countdown.generate import make_problems
+from apr.tasks import make_tokenizer, open_task
+from apr.tasks.countdown import Problem
+from apr.tasks.problems import make_problems, read_problems
 from apr.training.traces import make_traces
 from benchmarks.apart import apart
 
@@ -87,7 +87,7 @@ def main() -> None:
             for verb in ("problems", *args.methods):
                 seconds, own, largest = apart(measure, verb, params, args.workers, root)
                 if plain is None:
-                    plain = yardstick(read_problems(root / "problems/test.parquet")[:100])
+                    plain = yardstick(read_problems(open_task(params), root / "problems/test.parquet")[:100])
                     print(f"plain solver: {plain:.1f} problems/s")
                 rate = count / seconds
                 memory, what = f"{own:.0f} MiB", "problems"

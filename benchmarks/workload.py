@@ -16,7 +16,8 @@ from apr.evaluation.sweep import make_request
 from apr.language.tokenizer import load_language
 from apr.pipeline.plan import load_scale
 from apr.rollouts.decoding import open_decoder, orchestrate
-from apr.tasks.countdown import read_problems
+from apr.tasks import open_task
+from apr.tasks.problems import read_problems
 
 WORKLOAD = Path(__file__).with_name("workload.json")
 
@@ -52,9 +53,10 @@ def read_workload() -> list[Tree]:
 def record(checkpoint: Path, problems: Path, count: int) -> None:
     """Writes the lengths of rollouts at T = 1, unconditioned."""
     params, language = load_scale("default"), load_language(checkpoint)
+    task = open_task(params, language)
     point = Point(None, 1.0, 0)
-    requests = [make_request(params, language, problem, point, "children")
-                for problem in read_problems(problems)[:count]]  # fmt: skip
+    requests = [make_request(task, problem, point, "children")
+                for problem in read_problems(task, problems)[:count]]  # fmt: skip
     with open_decoder(params, language, checkpoint) as decoder:
         rollouts = orchestrate(params, language, decoder).run(requests)
     trees = []

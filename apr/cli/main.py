@@ -29,15 +29,15 @@ FULL = os.strerror(errno.ENOSPC)
 
 
 def problems(params: Params, args: Args) -> None:
-    """Draw the Countdown problems: train, validation and test, disjoint and solvable."""
-    from apr.tasks.countdown.generate import make_problems
+    """Draw the problems of the task: train, validation and test, disjoint and solvable."""
+    from apr.tasks.problems import make_problems
 
     make_problems(params, out=args.out)
 
 
 def tokenizer(params: Params, args: Args) -> None:
-    """Build the tokenizer of the thread language from the grammar, and from the model of `sft.base`."""
-    from apr.language.tokenizer import make_tokenizer
+    """Build the tokenizer from the task's words, the grammar, and the model of `sft.base`."""
+    from apr.tasks import make_tokenizer
 
     make_tokenizer(params, out=args.out)
 
@@ -150,7 +150,7 @@ JOBS: list[tuple[Callable[[Params, Args], None], str]] = [
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="apr", description="Adaptive Parallel Reasoning on Countdown, from params.yaml to the figures.",
+        prog="apr", description="Adaptive Parallel Reasoning, from params.yaml to the figures.",
         epilog="`make run` runs the verbs in order, where settings, code or inputs have changed.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)

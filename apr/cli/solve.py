@@ -27,12 +27,13 @@ def solve(args: argparse.Namespace) -> int:
     from apr.rollouts.decoding import open_decoder, orchestrate, prompt_of
     from apr.rollouts.rollout import Request
     from apr.rollouts.verdict import judge
-    from apr.tasks.countdown.problem import problem_of_text
+    from apr.tasks import open_task
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    problem = problem_of_text(args.problem)
     params, language = load_scale(args.scale), load_language(args.model)
+    task = open_task(params, language)
+    problem = task.read(args.problem)
     if args.children is not None and args.tokens is not None:
         raise ParamsError("--children and --tokens: only one of them is allowed")
     most, condition = min(params.grammar.max_children, language.vocabulary.messages), None
@@ -40,7 +41,7 @@ def solve(args: argparse.Namespace) -> int:
         condition = Condition("children", at_most(most, "--children", args.children))
     elif args.tokens is not None:
         condition = Condition("tokens", at_most(params.grammar.window, "--tokens", args.tokens))
-    prompt = prompt_of(params, language, problem, condition)
+    prompt = prompt_of(task, problem, condition)
     request = Request("solve/0", prompt, args.temperature, args.seed, args.join)
     console = Console()
     with open_decoder(params, language, args.model) as decoder:
@@ -58,7 +59,7 @@ def solve(args: argparse.Namespace) -> int:
             (rollout,) = orchestrator.run([request], draw)
             seconds = time.perf_counter() - started
             draw(force=True)
-    judged = judge(language, problem, rollout)
+    judged = judge(task, problem, rollout)
     usage = rollout.usage
     judgement = "right" if judged.strict else f"wrong ({judged.reason})"
     if not console.is_terminal:

@@ -10,32 +10,34 @@ import os
 import platform
 import shutil
 import subprocess
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from apr.core.errors import AprError
 from apr.core.files import atomic_path
 
 OPTIONS = ("-O3", "-march=native", "-fPIC", "-shared")
 
 
-def load_library(
-    source: Path, functions: Mapping[str, Sequence[type]], what: str, options: Sequence[str] = ()
-) -> ctypes.CDLL | None:
-    """The `functions` of a C file, by their argument types; each returns nothing.
+class CompilerError(AprError):
+    """Something has to be compiled on this machine, and cannot be."""
 
-    None, with a warning that `what` will be slow, where they cannot be compiled or loaded.
+
+def load_library(
+    source: Path, functions: Mapping[str, Sequence[type]], options: Sequence[str] = ()
+) -> ctypes.CDLL:
+    """Returns the `functions` of a C file, by their argument types; each returns nothing.
+
+    Raises `CompilerError` where they cannot be compiled or loaded.
     """
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
-        warnings.warn(f"no C compiler (cc, gcc): {what} will be slow", stacklevel=3)
-        return None
+        raise CompilerError(f"{source.name}: no C compiler here; install gcc, or name another in $CC")
     try:
         library = ctypes.CDLL(str(_compiled(compiler, source, [*OPTIONS, *options])))
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None) or str(error)
-        warnings.warn(f"{source.name} does not compile here, {what} will be slow: {said}", stacklevel=3)
-        return None
+        raise CompilerError(f"{source.name}: does not compile here ({said.strip()})") from None
     for name, arguments in functions.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None

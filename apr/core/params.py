@@ -5,11 +5,13 @@
 
 import os
 from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, create_model, model_validator
 
 from apr.core.errors import ParamsError, quoted
 from apr.core.settings import (
@@ -19,7 +21,6 @@ from apr.core.settings import (
     Natural,
     Positive,
     PositiveReal,
-    Range,
     Real,
     Section,
     Seed,
@@ -39,13 +40,8 @@ PRETRAINED = "pretrained"
 
 
 class Problems(Section):
-    """Countdown problems (paper, section 4.1: numbers 1-99, targets 10-100, 500k / - / 1,000)."""
+    """Sizes of the splits; what else there is to say of problems is the task's (`apr.tasks`)."""
 
-    numbers: Annotated[int, Field(ge=2, le=6)] = 4
-    number_range: Range = (1, 20)
-    target_range: Range = (10, 50)
-    max_value: Positive | None = 100
-    """Largest intermediate value that a solution may use; null for no bound, as in the paper."""
     train: Positive
     validation: Positive
     test: Positive
@@ -65,22 +61,8 @@ class Grammar(Section):
 
 
 class TraceMethod(Section):
-    """How one set of demonstrations is made."""
+    """How one set of demonstrations is made; what else its solver can be told is the task's (`apr.tasks`)."""
 
-    solver: Literal["sos", "sos_plus", "apr"]
-    beam: Range
-    """Children kept per node, drawn uniformly per problem; of the parent, for `apr`."""
-    heuristic: Literal["multiply", "result"] = "multiply"
-    """What a beam keeps and a queue takes first: states whose numbers, or whose newest number, are near
-    factors of the target."""
-    child_beam: Positive = 15
-    """`apr`: a child's beam is uniform between the parent's and this."""
-    promising: Share = 0.9
-    """Probability that a node's children are spawned (apr) or searched at once (sos_plus)."""
-    child_promising: Share = 1.0
-    """`apr`: `promising` of the serial search inside a child."""
-    spawn_depth: Natural = 0
-    """`apr`: deepest node (root = 0) whose children may be spawned."""
     candidates: Positive = 1
     """Traces drawn per problem; the shortest that solves it is kept (rejection sampling if > 1)."""
     only_solved: bool = False
@@ -90,6 +72,16 @@ class TraceMethod(Section):
     cut_share: Share = 0.5
     """Serial methods: share of the conditioned traces that are asked for fewer tokens than they need, and
     give up there."""
+
+    @property
+    def spawns(self) -> int:
+        """Threads that are spawned at a time, at most; 0 where the solver is serial."""
+        raise NotImplementedError
+
+    @property
+    def counts(self) -> Literal["tokens", "children"]:
+        """What a condition counts."""
+        return "children" if self.spawns else "tokens"
 
 
 class Traces(Section):
@@ -248,6 +240,8 @@ class Eval(Section):
 class Params(Section):
     """Everything that `params.yaml` may say."""
 
+    task: str = "countdown"
+    """A folder of `apr/tasks`, or a module of one's own: what defines a `TASK`."""
     seed: Annotated[Seed, Field(lt=2**32)] = 0  # as NumPy takes
     problems: Problems
     grammar: Grammar
@@ -257,6 +251,9 @@ class Params(Section):
     rl: Rl
     engine: Engine
     eval: Eval
+
+    def __reduce__(self) -> Any:
+        return partial_params, (self.model_dump(mode="json"),)  # the class of a task's parameters has no name
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
@@ -277,19 +274,17 @@ class Params(Section):
         _require(not servers or servers.backend == "sglang" or len(servers.endpoints) == 1,
                  "rl.servers.endpoints", servers and servers.endpoints, "one, of vllm")
         for name, method in self.traces.methods.items():
-            _require(method.beam[0] >= 1, f"traces.methods.{name}.beam", list(method.beam), "from 1 on")
-            _require(method.solver != "apr" or method.beam[1] <= self.grammar.max_children,
-                     f"traces.methods.{name}.beam", list(method.beam),
-                     f"at most grammar.max_children = {self.grammar.max_children}")
+            _require(method.spawns <= self.grammar.max_children, f"traces.methods.{name}", method.spawns,
+                     f"to spawn at most grammar.max_children = {self.grammar.max_children} at a time")
         _require(methods == set(self.sft.tokens), "sft.tokens", sorted(self.sft.tokens),
                  f"one entry for each of traces.methods: {sorted(methods)}")
         for name, policy in self.rl.policies.items():
             _require(policy.method in methods, f"rl.policies.{name}.method", policy.method,
                      f"one of {sorted(methods)}")
-            parallel = self.traces.methods[policy.method].solver == "apr"
+            parallel = self.traces.methods[policy.method].spawns
             most = self.grammar.max_children if parallel else -1
             _require(policy.children is None or policy.children <= most, f"rl.policies.{name}.children",
-                     policy.children, "null, or with solver apr at most grammar.max_children")
+                     policy.children, "null, or with a method that spawns at most grammar.max_children")
         self._require_sweeps()
         return self
 
@@ -302,12 +297,37 @@ class Params(Section):
                 _require(model in allowed, f"eval.sweeps.{name}.models", model,
                          f"for stage {stage}: {sorted(allowed)}")
                 method = model if stage == "sft" else self.rl.policies[model].method
-                parallel = self.traces.methods[method].solver == "apr"
+                unit = self.traces.methods[method].counts
+                parallel = unit == "children"
                 low, most = (0, self.grammar.max_children) if parallel else (1, self.grammar.window)
-                unit = "children" if parallel else "tokens"
                 for amount in sweep.conditions:
                     _require(amount is None or low <= amount <= most, f"eval.sweeps.{name}.conditions",
                              amount, f"for {stage}/{model}: {low} to {most} {unit}")
+
+
+def task_class(name: Any) -> Any:
+    """Returns the `TASK` of a module, a subclass of `apr.tasks.task.Task`. Raises `ParamsError`."""
+    own = sorted(path.parent.name for path in (Path(__file__).parents[1] / "tasks").glob("*/__init__.py"))
+    module = f"apr.tasks.{name}" if name in own else name
+    try:
+        if isinstance(module, str) and all(map(str.isidentifier, module.split("."))):
+            return import_module(module).TASK
+    except (ImportError, AttributeError) as error:
+        raise ParamsError(f"task: {quoted(name)} is not allowed; allowed: {', '.join(own)}, or a module that "
+                          f"has a TASK ({error})") from None
+    raise ParamsError(f"task: {quoted(name)} is not allowed; allowed: {', '.join(own)}, or a module")
+
+
+@cache
+def _params_class(own: Any) -> type[Params]:
+    """`Params` with the sections that a task has of its own."""
+    methods = Annotated[Entries[own.Method], Field(min_length=1)]
+    traces = create_model("Traces", __base__=Traces, methods=(methods, ...))
+    return create_model("Params", __base__=Params, problems=(own.Settings, ...), traces=(traces, ...))
+
+
+def _class_for(values: Mapping[str, Any]) -> type[Params]:
+    return _params_class(task_class(values.get("task", Params.model_fields["task"].default)))
 
 
 def _require(holds: bool, key: str, value: Any, allowed: str) -> None:
@@ -318,7 +338,7 @@ def _require(holds: bool, key: str, value: Any, allowed: str) -> None:
 def parse_params(values: Mapping[str, Any], source: str = "params") -> Params:
     """Validates raw values. Raises `ParamsError`: one line with key, value and what is allowed."""
     try:
-        return Params.model_validate(values)
+        return _class_for(values).model_validate(values)
     except ValidationError as error:
         raise ParamsError(f"{source}: {refusal(error)}") from None
     except ParamsError as error:
@@ -350,7 +370,7 @@ def partial_params(values: Mapping[str, Any]) -> Params:
 
     This is what a job gets, so that it cannot depend on a setting that it does not declare.
     """
-    return _partial(Params, values)
+    return _partial(_class_for(values), values)
 
 
 def _partial(section: type[Section], values: Mapping[str, Any]) -> Any:

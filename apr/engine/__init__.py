@@ -1,1 +1,1 @@
-"""Decoding and weights, on token ids alone: nothing of Countdown, nothing of threads. May import `core`."""
+"""Decoding and weights, on token ids alone: nothing of tasks, nothing of threads. May import `core`."""

@@ -1,10 +1,11 @@
 """The functions of `kernels.c`. Without a C compiler there are none; what uses them has another way."""
 
 import ctypes
+import warnings
 from functools import cache
 from pathlib import Path
 
-from apr.core.compiled import load_library
+from apr.core.compiled import CompilerError, load_library
 
 SOURCE = Path(__file__).with_name("kernels.c")
 OPTIONS = ("-fno-math-errno", "-fno-trapping-math", "-fopenmp")
@@ -19,4 +20,8 @@ FUNCTIONS = {
 @cache
 def load_kernels() -> ctypes.CDLL | None:
     """The library; None, with a warning, where it cannot be compiled or loaded."""
-    return load_library(SOURCE, FUNCTIONS, "decoding on the CPU", OPTIONS)
+    try:
+        return load_library(SOURCE, FUNCTIONS, OPTIONS)
+    except CompilerError as error:
+        warnings.warn(f"decoding on the CPU will be slow: {error}", stacklevel=2)
+        return None

@@ -19,7 +19,8 @@ from apr.language.tokenizer import load_language
 from apr.rollouts.decoding import open_decoder, orchestrate
 from apr.rollouts.rollout import Rollout
 from apr.rollouts.verdict import judge
-from apr.tasks.countdown import Problem
+from apr.tasks import open_task
+from apr.tasks.task import Problem
 
 
 def measure_latency(
@@ -37,7 +38,8 @@ def measure_latency(
     greedy = [point for point in points(params, model, stage) if point.temperature == 0]
     greedy = greedy or [Point(None, 0.0, 0)]
     language = load_language(checkpoint)
-    chosen = first_problems(problems, params.eval.latency_problems)
+    task = open_task(params, language)
+    chosen = first_problems(task, problems, params.eval.latency_problems)
     asked = [(point, problem) for point in greedy for problem in chosen]
     rows: dict[Point, list[dict[str, Any]]] = {point: [] for point in greedy}
     trees: dict[Point, list[list[list[Part]]]] = {point: [] for point in greedy}
@@ -46,7 +48,7 @@ def measure_latency(
         orchestrator = orchestrate(params, language, decoder)
 
         def decode(point: Point, problem: Problem) -> tuple[Rollout, list[float]]:
-            request = make_request(params, language, problem, point, kind)
+            request = make_request(task, problem, point, kind)
             before = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
             (rollout,) = orchestrator.run([request])
             after = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
@@ -60,7 +62,7 @@ def measure_latency(
             rows[point].append({
                 "problem_id": problem.id, **dict(zip(TIMED, times, strict=True)), "total": usage.total,
                 "sequential": usage.sequential, "children": usage.children,
-                "solved": judge(language, problem, rollout).strict,
+                "solved": judge(task, problem, rollout).strict,
             })  # fmt: skip
         if isinstance(decoder, SlotEngine):
             size, stop_ids = language.vocabulary.size, language.syntax.stop_ids

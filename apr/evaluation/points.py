@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 from apr.core.errors import DataError, ParamsError
 from apr.core.params import Join, Params
-from apr.tasks.countdown import Problem, read_problems
+from apr.tasks.problems import read_problems
+from apr.tasks.task import Problem, Task
 
 
 class Point(NamedTuple):
@@ -50,14 +51,14 @@ def points(params: Params, model: str, stage: str) -> list[Point]:
 
 
 def condition_kind(params: Params, model: str, stage: str) -> Literal["tokens", "children"]:
-    """What a condition counts: children for the parallel solver, tokens for the serial ones."""
+    """What a condition counts: children where the solver spawns, tokens where it is serial."""
     method = model if stage == "sft" else params.rl.policies[model].method
-    return "children" if params.traces.methods[method].solver == "apr" else "tokens"
+    return params.traces.methods[method].counts
 
 
-def first_problems(path: Path, count: int) -> list[Problem]:
+def first_problems(task: Task, path: Path, count: int) -> list[Problem]:
     """The first `count` problems of a file. Raises `DataError` if it holds fewer."""
-    problems = read_problems(path)
+    problems = read_problems(task, path)
     if len(problems) < count:
         raise DataError(f"{path}: holds {len(problems)} problems, eval asks for {count}")
     return problems[:count]

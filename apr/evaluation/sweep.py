@@ -9,12 +9,13 @@ from apr.core.progress import Meter
 from apr.core.seeds import derive_seed
 from apr.evaluation.points import Point, condition_kind, first_problems, point_columns, points
 from apr.evaluation.results import EVAL_SCHEMA, ledger
-from apr.language import Condition, Language
+from apr.language import Condition
 from apr.language.tokenizer import load_language
 from apr.rollouts.decoding import open_decoder, orchestrate, prompt_of
 from apr.rollouts.rollout import Request, Rollout
 from apr.rollouts.verdict import judge
-from apr.tasks.countdown import Problem
+from apr.tasks import open_task
+from apr.tasks.task import Problem, Task
 
 
 def evaluate(params: Params, model: str, stage: str, problems: Path, checkpoint: Path, out: Path) -> None:
@@ -26,9 +27,10 @@ def evaluate(params: Params, model: str, stage: str, problems: Path, checkpoint:
     at = points(params, model, stage)
     kind = condition_kind(params, model, stage)
     language = load_language(checkpoint)
-    chosen = first_problems(problems, params.eval.problems)
+    task = open_task(params, language)
+    chosen = first_problems(task, problems, params.eval.problems)
     owners = [(problem, point) for problem in chosen for point in at]
-    requests = [make_request(params, language, problem, point, kind) for problem, point in owners]
+    requests = [make_request(task, problem, point, kind) for problem, point in owners]
     asked = {request.id: problem for request, (problem, _) in zip(requests, owners, strict=True)}
     done = right = 0
     with (
@@ -39,14 +41,14 @@ def evaluate(params: Params, model: str, stage: str, problems: Path, checkpoint:
         def tell(ended: list[Rollout], sampled: int) -> None:
             nonlocal done, right
             done += len(ended)
-            right += sum(judge(language, asked[rollout.id], rollout).strict for rollout in ended)
+            right += sum(judge(task, asked[rollout.id], rollout).strict for rollout in ended)
             if ended:
                 meter.update(done, f"accuracy {right / done:.1%}, {sampled} tokens")
 
         rollouts = orchestrate(params, language, decoder).run(requests, tell)
     rows = [
         point_columns(model, stage, problem, point, kind)
-        | judge(language, problem, rollout)._asdict()
+        | judge(task, problem, rollout)._asdict()
         | ledger(rollout)
         for (problem, point), rollout in zip(owners, rollouts, strict=True)
     ]
@@ -54,7 +56,7 @@ def evaluate(params: Params, model: str, stage: str, problems: Path, checkpoint:
 
 
 def make_request(
-    params: Params, language: Language, problem: Problem, point: Point, kind: Literal["tokens", "children"]
+    task: Task, problem: Problem, point: Point, kind: Literal["tokens", "children"]
 ) -> Request:
     """Returns the request for a rollout of `problem` at `point`.
 
@@ -62,7 +64,7 @@ def make_request(
     Raises `ParamsError` if the window leaves no room after the prompt.
     """
     condition = None if point.condition is None else Condition(kind, point.condition)
-    prompt = prompt_of(params, language, problem, condition)
+    prompt = prompt_of(task, problem, condition)
     name = f"{problem.id}/{point.condition}/{point.temperature}/{point.sample}"
-    seed = derive_seed(params.seed, "evaluate", problem.id, point.sample)
+    seed = derive_seed(task.params.seed, "evaluate", problem.id, point.sample)
     return Request(name, prompt, point.temperature, seed, point.join)

@@ -9,21 +9,17 @@ from apr.core.progress import track
 from apr.core.seeds import derive_rng
 from apr.evaluation.points import Point, condition_kind, first_problems, point_columns, points
 from apr.evaluation.results import EVAL_SCHEMA, ledger
-from apr.language import Condition, Language
-from apr.language import events as ev
+from apr.language import Condition, Malformed
 from apr.language.tokenizer import load_language
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
 from apr.rollouts.verdict import judge
-from apr.tasks.countdown import Problem
-from apr.tasks.countdown.expand import HEURISTICS, expand
-from apr.tasks.countdown.search import ROOT_THREAD, Trace, solve_trace
-from apr.training.traces import draw_trace, encode_thread
+from apr.tasks import open_task
+from apr.tasks.task import Problem, Task, Trace
+from apr.training.traces import asked, draw_trace
 
 STAGE = "solver"
 SAMPLES = 8
 CONDITIONED_SAMPLES = 2
-ATTEMPTS = 200
-"""Traces drawn at most for one with the children that were asked for."""
 
 
 def evaluate_teacher(params: Params, method: str, problems: Path, tokenizer: Path, out: Path) -> None:
@@ -34,11 +30,11 @@ def evaluate_teacher(params: Params, method: str, problems: Path, tokenizer: Pat
     has no rows: that teacher is the unconditioned one, cut where `longest` is beyond the budget.
     Raises `ParamsError`, `DataError` or `CheckpointError`.
     """
-    language = load_language(tokenizer)
+    task = open_task(params, load_language(tokenizer))
     kind, at = condition_kind(params, method, "sft"), teacher_points(params, method)
-    chosen = first_problems(problems, params.eval.problems)
+    chosen = first_problems(task, problems, params.eval.problems)
     rows = [point_columns(method, STAGE, problem, point, kind)
-            | judge_trace(language, draw(problem, point, method, params), params.grammar.window)
+            | judge_trace(task, problem, draw(task, problem, point, method))
             for problem in track(chosen, f"teacher {method}", len(chosen), "problem") for point in at]
     write_rows(out, rows, EVAL_SCHEMA)
 
@@ -47,72 +43,44 @@ def teacher_points(params: Params, method: str) -> list[Point]:
     """The points of `evaluate_teacher`."""
     found = [Point(None, 0.0, sample) for sample in range(SAMPLES)]
     if condition_kind(params, method, "sft") == "children":
-        asked = {point.condition for point in points(params, method, "sft")}
-        amounts = sorted(amount for amount in asked if amount is not None)
+        wanted = {point.condition for point in points(params, method, "sft")}
+        amounts = sorted(amount for amount in wanted if amount is not None)
         found += [Point(k, 0.0, sample) for k in amounts for sample in range(CONDITIONED_SAMPLES)]
     return found
 
 
-def draw(problem: Problem, point: Point, name: str, params: Params) -> Trace:
+def draw(task: Task, problem: Problem, point: Point, name: str) -> Trace:
     """One trace of the solver, at random; with a condition, in the prompt too, given that many children."""
-    method = params.traces.methods[name].model_copy(update={"only_solved": False})
-    if point.condition is None:
-        return cast(Trace, draw_trace(problem, f"teacher/{name}/{point.sample}", method, params))
-    trace = draw_given(problem, point.condition, point.sample, name, params)
-    condition = Condition("children", point.condition)
-    trace.threads[0].events[0] = ev.RootPrompt(problem.target, problem.numbers, condition)
-    return trace
+    method, children = task.params.traces.methods[name], point.condition
+    if children is None:
+        method = method.model_copy(update={"only_solved": False})
+        return cast(Trace, draw_trace(task, problem, f"teacher/{name}/{point.sample}", method))
+    rng = derive_rng(task.params.seed, "teacher", name, problem.id, children, point.sample)
+    trace = task.demonstrate(problem, method, rng, children)
+    return asked(task, problem, trace, Condition("children", children))
 
 
-def draw_given(problem: Problem, wanted: int, sample: int, name: str, params: Params) -> Trace:
-    """The solver's trace given that it `wanted` so many children, by rejection.
-
-    Of a problem that never has that many, or not in `ATTEMPTS` draws, the trace with the closest number (the
-    smaller of two). Where only the root's first node can spawn, beams that cannot give the number are not
-    tried: its children are then the node's successors, if it has two, or none.
-    """
-    method, largest = params.traces.methods[name], params.problems.max_value
-    rng = derive_rng(params.seed, "teacher", name, problem.id, wanted, sample)
-    beams, asked = list(range(method.beam[0], method.beam[1] + 1)), wanted
-    if method.spawn_depth == 0:
-        heuristic = HEURISTICS[method.heuristic]
-        most = len(expand(problem.numbers, problem.target, beams[-1], largest, heuristic))
-        widths = {beam: min(beam, most) if min(beam, most) >= 2 else 0 for beam in beams}
-        wanted = min({0, *widths.values()}, key=lambda width: (abs(width - asked), width))
-        beams = [beam for beam in beams if wanted in (0, widths[beam])]
-    drawn: list[Trace] = []
-    while len(drawn) < ATTEMPTS and (not drawn or drawn[-1].children != wanted):
-        beam = rng.choice(beams)
-        drawn.append(solve_trace(problem, method.model_copy(update={"beam": (beam, beam)}), largest, rng))
-    return min(drawn, key=lambda trace: (abs(trace.children - wanted), trace.children))
-
-
-def judge_trace(language: Language, trace: Trace, window: int) -> dict[str, Any]:
-    """The columns `status` to `threads`; a trace with a thread beyond `window` tokens is truncated."""
-    rollout = as_rollout(language, trace, window)
-    judgement = judge(language, trace.problem, rollout)
+def judge_trace(task: Task, problem: Problem, trace: Trace) -> dict[str, Any]:
+    """The columns `status` to `threads`; a trace with a thread beyond the window is truncated."""
+    rollout = as_rollout(task, problem, trace)
+    judgement = judge(task, problem, rollout)
     if any(thread.status == Status.TRUNCATED for thread in rollout.threads):
         judgement = judgement._replace(status=str(Status.TRUNCATED), strict=False, lenient=False,
                                        reason="a thread does not fit the window")
     return judgement._asdict() | ledger(rollout)
 
 
-def as_rollout(language: Language, trace: Trace, window: int) -> Rollout:
+def as_rollout(task: Task, problem: Problem, trace: Trace) -> Rollout:
     """The trace as if a model had decoded it, so that its tokens are counted as a model's are."""
-    threads, born = [], 1
-    for index, demonstration in enumerate(trace.threads):
-        ids, sampled = encode_thread(language, demonstration)
-        thread = Thread(
-            index, demonstration.parent,
-            depth=int(demonstration.parent != ROOT_THREAD),  # the solver's children do not spawn
-            prompt_length=len(language.encode(demonstration.events[:1])),
-            ids=ids, sampled=sampled, logprobs=[0.0] * len(ids),
-            status=Status.TRUNCATED if len(ids) > window else Status.DONE,
-        )  # fmt: skip
-        for place, event in enumerate(demonstration.events, start=1):
-            if isinstance(event, ev.Spawn):
-                at = len(language.encode(demonstration.events[:place]))
-                thread.spawns.append(Spawn(at, list(range(born, born + len(event.nodes)))))
-                born += len(event.nodes)
+    syntax, threads, born = task.language.syntax, list[Thread](), 1
+    for index, (parent, ids, ends, _) in enumerate(trace):
+        depth = 0 if parent < 0 else threads[parent].depth + 1
+        status = Status.DONE if len(ids) <= task.params.grammar.window else Status.TRUNCATED
+        thread = Thread(index, parent, depth, ends[0], ids, syntax.sampled(ids), [0.0] * len(ids), status)
+        for at in (place for place, token in enumerate(ids, start=1) if token == syntax.run):
+            messages = syntax.messages(ids[:at])
+            assert not isinstance(messages, Malformed)
+            thread.spawns.append(Spawn(at, list(range(born, born + len(messages)))))
+            born += len(messages)
         threads.append(thread)
-    return Rollout(trace.problem.id, threads)
+    return Rollout(problem.id, threads)

@@ -1,8 +1,7 @@
-"""The thread language: one definition for solvers, training and rollouts. May import `core`."""
+"""Threads as token ids: framing of spawn, join and end, vocabulary, tokenizers. May import `core`."""
 
-from apr.language.events import Condition, Malformed
-from apr.language.language import Language, build_language
-from apr.language.thread_syntax import ThreadSyntax
+from apr.language.language import Language
+from apr.language.thread_syntax import Condition, Malformed, ThreadSyntax
 from apr.language.vocabulary import Vocabulary
 
-__all__ = ["Condition", "Language", "Malformed", "ThreadSyntax", "Vocabulary", "build_language"]
+__all__ = ["Condition", "Language", "Malformed", "ThreadSyntax", "Vocabulary"]

@@ -1,19 +1,19 @@
 """The thread language in the ids of a pretrained model's own tokenizer.
 
-What the tokenizer can write stays as it writes it: a number is its tokens of " 37", an operator its token of
-" +". Every other word is one new token, ``<|apr:spawn|>``, and so is an operator that it has no token for.
+What the tokenizer can write stays as it writes it: a number is its tokens of " 37", a sign its token of " +".
+Every other word is one new token, ``<|apr:spawn|>``, and so is a sign that it has no token for.
 """
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from apr.core.errors import CheckpointError
-from apr.language.vocabulary import COMPARISONS, OPERATORS, BaseVocabulary, words_of
+from apr.language.vocabulary import BaseVocabulary, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PUNCTUATION = (",", *OPERATORS, "=", *COMPARISONS)
 NUMERAL = re.compile(r"([Ġ▁]?)([0-9]{0,9})")
 """A token of a number: the blank before it, as byte-level or SentencePiece tokenizers write it; digits."""
 TRIED = range(1000)
@@ -24,11 +24,11 @@ def new_token(word: str) -> str:
     return f"<|apr:{word}|>"
 
 
-def missing_words(tokenizer: "PreTrainedTokenizerBase", depths: int, messages: int) -> list[str]:
+def missing_words(tokenizer: "PreTrainedTokenizerBase", task: Sequence[str], messages: int) -> list[str]:
     """The words for which the tokenizer has no token yet."""
     vocabulary = tokenizer.get_vocab()
     return [
-        word for word in words_of(depths, messages)[2:]  # it has its own <pad>, and <unk> is whatever it is
+        word for word in words_of(task, messages)[2:]  # it has its own <pad>, and <unk> is whatever it is
         if new_token(word) not in vocabulary and _own_token(tokenizer, word) is None
     ]  # fmt: skip
 
@@ -39,10 +39,10 @@ class PretrainedVocabulary(BaseVocabulary):
     Raises `CheckpointError` if a word has no token, or numbers cannot be read back as they are written.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", depths: int, messages: int, rows: int):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", task: Sequence[str], messages: int, rows: int):
         self.tokenizer = tokenizer
         vocabulary, ids = tokenizer.get_vocab(), {}
-        for word in words_of(depths, messages)[2:]:
+        for word in words_of(task, messages)[2:]:
             token = vocabulary.get(new_token(word), _own_token(tokenizer, word))
             if token is None:
                 raise CheckpointError(f"{tokenizer.name_or_path}: not a tokenizer of the thread language "
@@ -52,15 +52,15 @@ class PretrainedVocabulary(BaseVocabulary):
                     if (found := NUMERAL.fullmatch(text)) and text}  # fmt: skip
         heads = {token: digits for token, (blank, digits) in numerals.items() if blank}
         tails = {token: digits for token, (blank, digits) in numerals.items() if not blank}
-        super().__init__(depths, messages, ids, heads, tails, rows)
+        super().__init__(task, messages, ids, heads, tails, rows)
         self.new_ids = sorted(vocabulary[name] for word in ids if (name := new_token(word)) in vocabulary)
         """Tokens that the model has not seen in its pretraining."""
         self._prefix = next((text for text in (" ", "") if all(self._spell(text, n) for n in TRIED)), " ")
         self.spell(0)
 
     @property
-    def settings(self) -> dict[str, int]:
-        return {"depths": self.depths, "messages": self.messages, "rows": self.size}
+    def settings(self) -> dict[str, Any]:
+        return {"task": self.task, "messages": self.messages, "rows": self.size}
 
     def spell(self, value: int) -> list[int]:
         ids = self._spell(self._prefix, value)
@@ -75,8 +75,8 @@ class PretrainedVocabulary(BaseVocabulary):
 
 
 def _own_token(tokenizer: "PreTrainedTokenizerBase", word: str) -> int | None:
-    """The tokenizer's one token for punctuation; other words get new ones, whatever it has for their text."""
-    for text in (f" {word}", word) if word in PUNCTUATION else ():
+    """The tokenizer's one token for a sign; other words get new ones, whatever it has for their text."""
+    for text in (f" {word}", word) if len(word) == 1 and not word.isalnum() else ():
         ids = tokenizer.encode(text, add_special_tokens=False)
         if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
             return ids[0]

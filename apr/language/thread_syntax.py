@@ -1,8 +1,8 @@
-"""The part of the language that orchestration needs: framing of spawn, join and end, on token ids."""
+"""Framing of prompts, spawn, join and end, on token ids: all of the language that is not the task's."""
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
-from apr.language.events import Malformed
 from apr.language.vocabulary import BaseVocabulary
 
 FRAMING = ("<pad>", "<unk>", "<root>", "<child>", "go", "spawn", "run", "joined", "resume", "join",
@@ -10,13 +10,29 @@ FRAMING = ("<pad>", "<unk>", "<root>", "<child>", "go", "spawn", "run", "joined"
 """Words that cannot stand inside a message or a returned text; ``<unk>`` is any token that is no word."""
 
 
+class Malformed(NamedTuple):
+    """A text that breaks the grammar: a value, never raised. `position` is the index of the token."""
+
+    position: int
+    reason: str
+
+
+class Condition(NamedTuple):
+    """The budget asked for in a root's prompt (paper, section 3.4)."""
+
+    kind: Literal["tokens", "children"]
+    amount: int
+
+
 class ThreadSyntax:
-    """Spawn is ``spawn #2 M #1 M run``, where ``#n`` opens a message and says that n are left, this one
-    included; a child is prompted ``<child> M go`` and ends with ``join R end``; its parent goes on from
-    ``joined R joined R ... resume``."""
+    """A root is prompted ``<root> P go``, or ``<root> P tokens 64 go`` under a condition, and ends with
+    ``answer R end``. Spawn is ``spawn #2 M #1 M run``, where ``#n`` opens a message and says that n are left,
+    this one included; a child is prompted ``<child> M go`` and ends with ``join R end``; its parent goes on
+    from ``joined R joined R ... resume``."""
 
     def __init__(self, vocabulary: BaseVocabulary):
-        ids = vocabulary.ids
+        ids = self._ids = vocabulary.ids
+        self._number = vocabulary.number
         self._child, self._go, self._end = ids["<child>"], ids["go"], ids["end"]
         self._spawn, self.run = ids["spawn"], ids["run"]
         self._count_of = vocabulary.count_of
@@ -25,6 +41,26 @@ class ThreadSyntax:
         self.stop_ids = frozenset((self.run, self._end))
         self.nothing = [ids["none"]]
         """What a child that failed returns."""
+
+    def prompt(self, problem: Sequence[int], condition: Condition | None) -> list[int]:
+        """The root's prompt, up to and with `go`, of a problem in the task's words."""
+        asked = [] if condition is None else [self._ids[condition.kind], *self._number(condition.amount)]
+        return [self._ids["<root>"], *problem, *asked, self._go]
+
+    def no_answer(self) -> list[int]:
+        """The end of a root that declares no solution."""
+        return [self._ids["answer"], *self.nothing, self._end]
+
+    def sampled(self, ids: Sequence[int]) -> list[bool]:
+        """For each token of a demonstration whether a model would sample it: not the prompt, not joins."""
+        at = ids.index(self._go) + 1
+        mask = [False] * at
+        while self._joined in ids[at:]:
+            start = ids.index(self._joined, at)
+            stop = ids.index(self._resume, start) + 1
+            mask += [True] * (start - at) + [False] * (stop - start)
+            at = stop
+        return mask + [True] * (len(ids) - at)
 
     def messages(self, ids: Sequence[int]) -> list[list[int]] | Malformed:
         """The messages of the spawn block that ends `ids` (whose last id is `run`)."""

@@ -1,15 +1,15 @@
 """The language as a tokenizer of `transformers`, saved beside every checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from apr.core.errors import CheckpointError, quoted
-from apr.core.files import atomic_path, write_json
-from apr.core.model_files import check_window, first_line, read_config, read_object
-from apr.core.params import Params
-from apr.language.language import Language, build_language
+from apr.core.files import write_json
+from apr.core.model_files import first_line, read_object
+from apr.language.language import Language
 from apr.language.pretrained import PretrainedVocabulary, missing_words, new_token
 from apr.language.vocabulary import CONTROL, Vocabulary
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it imports torch, which a process that makes traces does wi
 LANGUAGE_FILE = "thread_language.json"
 """What the vocabulary is built from (`settings`); the words of a pretrained model's have `rows`."""
 LARGEST = 10**6
-"""Of these settings: each is a number of tokens."""
+"""Of those that are numbers of tokens."""
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> "PreTrainedTokenizerFast":
@@ -42,7 +42,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> "PreTrainedTokenizerFast":
     )
 
 
-def extend_tokenizer(base: Path, depths: int, messages: int) -> Language:
+def extend_tokenizer(base: Path, task: Sequence[str], messages: int) -> Language:
     """The language over the tokenizer of the pretrained model in `base`, to which it adds the words it lacks.
 
     If `base` has a language already, that is it. Raises `CheckpointError`.
@@ -51,13 +51,13 @@ def extend_tokenizer(base: Path, depths: int, messages: int) -> Language:
         return load_language(base)
     tokenizer = _read_tokenizer(base)
     tokenizer.add_tokens(
-        [new_token(word) for word in missing_words(tokenizer, depths, messages)], special_tokens=True
+        [new_token(word) for word in missing_words(tokenizer, task, messages)], special_tokens=True
     )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or new_token("end")
     config = read_object(base / "config.json")
     rows = config.get("text_config", config).get("vocab_size", 0)  # may be padded beyond the tokens
     rows = max(rows, 1 + max(tokenizer.get_vocab().values()))
-    return Language(PretrainedVocabulary(tokenizer, depths, messages, rows))
+    return Language(PretrainedVocabulary(tokenizer, task, messages, rows))
 
 
 def save_tokenizer(language: Language, directory: Path) -> None:
@@ -78,11 +78,15 @@ def load_language(directory: str | Path) -> Language:
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory}: no tokenizer here ({name} is missing)")
     settings = read_object(directory / LANGUAGE_FILE)
-    rows = settings.get("rows")
-    names = ("rows" if rows is not None else "number_tokens", "depths", "messages")
-    if {*settings} != {*names} or not all(type(n) is int and 0 < n <= LARGEST for n in settings.values()):
+    names = ("rows" if (rows := settings.get("rows")) is not None else "number_tokens", "messages")
+    words, numbers = settings.get("task"), [value for name, value in settings.items() if name != "task"]
+    if (
+        {*settings} != {*names, "task"}
+        or not (isinstance(words, list) and all(str(word).split() == [word] for word in words))
+        or not all(type(number) is int and 0 < number <= LARGEST for number in numbers)
+    ):
         raise CheckpointError(f"{directory / LANGUAGE_FILE}: {quoted(settings)} is not allowed; allowed: "
-                              f"{', '.join(names)}, from 1 to {LARGEST}")  # fmt: skip
+                              f"{', '.join(names)}, from 1 to {LARGEST}, and task, a list of words")
     if rows is not None:
         return Language(PretrainedVocabulary(_read_tokenizer(directory), **settings))
     language = Language(Vocabulary(**settings))
@@ -99,23 +103,3 @@ def _read_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # whatever the library meets in somebody else's files
         raise CheckpointError(f"{directory}: tokenizer not readable ({first_line(error)})") from None
-
-
-def make_tokenizer(params: Params, out: Path) -> None:
-    """Writes the tokenizer directory of these parameters: of `sft.base`, if there is one.
-
-    Raises `CheckpointError` if it is no model, sees less than a window, or has a thread language of other
-    settings.
-    """
-    language = build_language(params.grammar, params.problems)
-    if params.sft.base is not None:
-        wanted, base = language.vocabulary.settings, Path(params.sft.base)
-        check_window(base, read_config(base), params.grammar.window)  # before traces are made for it
-        language = extend_tokenizer(base, wanted["depths"], wanted["messages"])
-        for name, value in language.vocabulary.settings.items():
-            if value != wanted.get(name, value):
-                raise CheckpointError(f"{params.sft.base}: its thread language has {name} {value}; allowed: "
-                                      f"{wanted[name]}, as grammar and problems say")
-    with atomic_path(out) as partial:
-        partial.mkdir()
-        save_tokenizer(language, partial)

@@ -1,29 +1,21 @@
-"""Words and their token ids: control words, depth markers, operators, and numbers."""
+"""Words and their token ids: control words, the task's words, and numbers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 CONTROL = (
     "<pad>", "<unk>", "<root>", "<child>", "go", "tokens", "children",
     "list", "goto", "spawn", "run", "joined", "resume", "join", "answer", "none", ",", "end",
 )  # fmt: skip
-OPERATORS = ("+", "-", "*", "/")
+"""Words that every task may say; a search says `list` and `goto`."""
 DIGITS = 100
 """Tokens that the digits of a number may take: what a model writes must not cost arithmetic without bound."""
-COMPARISONS = ("<", "!", ">")
-"""A leaf's result against the target: below, equal, above."""
 
 
-def words_of(depths: int, messages: int) -> list[str]:
+def words_of(task: Sequence[str], messages: int) -> list[str]:
     """Every word but the numbers."""
-    return [
-        *CONTROL,
-        *OPERATORS,
-        "=",
-        *COMPARISONS,
-        *(f":{depth}" for depth in range(depths)),
-        *(f"#{count}" for count in range(1, messages + 1)),
-    ]
+    return [*CONTROL, *task, *(f"#{count}" for count in range(1, messages + 1))]
 
 
 class BaseVocabulary(ABC):
@@ -33,16 +25,15 @@ class BaseVocabulary(ABC):
     digits; a head may stand for none, if it only says that a number begins. `size` is the number of rows of a
     model's embeddings; ids that are no word and no part of a number read ``<unk>``.
 
-    `depths` is the number of depth markers ``:0 :1 ...``, one for each count of operations done;
-    `messages` that of the words ``#1 #2 ...``, which open a spawn's messages and count down to the last.
+    `task` has the task's words; `messages` is the number of words ``#1 #2 ...``, which open a spawn's
+    messages and count down to the last.
     """
 
     def __init__(
-        self, depths: int, messages: int, ids: Mapping[str, int], heads: Mapping[int, str],
+        self, task: Sequence[str], messages: int, ids: Mapping[str, int], heads: Mapping[int, str],
         tails: Mapping[int, str], size: int,
     ):  # fmt: skip
-        self.depths, self.messages, self.ids, self.size = depths, messages, ids, size
-        self.depth_ids = [ids[f":{depth}"] for depth in range(depths)]
+        self.task, self.messages, self.ids, self.size = list(task), messages, ids, size
         self.count_of = {ids[f"#{count}"]: count for count in range(1, messages + 1)}
         self._heads, self._tails = heads, tails
         self._words = {token: word for word, token in ids.items()} | dict(heads)
@@ -51,8 +42,8 @@ class BaseVocabulary(ABC):
 
     @property
     @abstractmethod
-    def settings(self) -> dict[str, int]:
-        """What the vocabulary is built from, beside a tokenizer."""
+    def settings(self) -> dict[str, Any]:
+        """What the vocabulary is built from, beside a tokenizer: its arguments."""
 
     @abstractmethod
     def spell(self, value: int) -> list[int]:
@@ -68,9 +59,9 @@ class BaseVocabulary(ABC):
         return ids
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text. Raises `ValueError` on a word that the language does not have."""
+        """Token ids of a text; commas need no blanks. Raises `ValueError` on a word that is none of them."""
         ids: list[int] = []
-        for word in text.split():
+        for word in text.replace(",", " , ").split():
             if word.isascii() and word.isdigit():
                 ids.extend(self.number(int(word)))
             elif word in self.ids:
@@ -104,22 +95,21 @@ class Vocabulary(BaseVocabulary):
     each; a larger one is its longest prefix that is a token, then a token for each further digit: ``256`` is
     ``25 ##6``."""
 
-    def __init__(self, number_tokens: int, depths: int, messages: int):
+    def __init__(self, number_tokens: int, task: Sequence[str], messages: int):
         self.number_tokens = number_tokens
         tails = {f"##{digit}": str(digit) for digit in range(10)}
         heads = [str(number) for number in range(max(number_tokens, 9) + 1)]
-        self.words = [*words_of(depths, messages), *tails, *heads]
+        self.words = [*words_of(task, messages), *tails, *heads]
         ids = {word: index for index, word in enumerate(self.words)}
         super().__init__(
-            depths, messages, ids, heads={ids[word]: word for word in heads},
+            task, messages, ids, heads={ids[word]: word for word in heads},
             tails={ids[word]: digit for word, digit in tails.items()}, size=len(ids),
         )  # fmt: skip
         self.pad = ids["<pad>"]
 
     @property
-    def settings(self) -> dict[str, int]:
-        names = ("number_tokens", "depths", "messages")
-        return {name: getattr(self, name) for name in names}
+    def settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("number_tokens", "task", "messages")}
 
     def spell(self, value: int) -> list[int]:
         text = str(value)

@@ -22,9 +22,9 @@ from apr.core.params import Params
 from apr.engine.flops import DEVICES, Device, sizes_of
 from apr.evaluation.points import Point, condition_kind, points
 from apr.evaluation.teacher import as_rollout, draw, teacher_points
-from apr.language import build_language
 from apr.pipeline.plan import load_scale, nodes
-from apr.tasks.countdown.generate import generate_problems
+from apr.tasks import open_task
+from apr.tasks.problems import generate_problems
 from apr.training.checkpoint import new_model
 from apr.training.traces import CHUNK, chunk_table
 
@@ -63,12 +63,15 @@ class Estimate:
         if params.sft.base is not None:
             raise ParamsError(f"sft.base: {params.sft.base!r} is not allowed; allowed: null, as the "
                               "parameters do not say the size of another model")
-        self.params, self.language = params, build_language(params.grammar, params.problems)
+        self.params, self.task = params, open_task(params)
         with torch.device("meta"):
-            model = new_model(params.model, self.language.vocabulary.size, 0, params.grammar.window, seed=0)
+            size, window = self.task.language.vocabulary.size, params.grammar.window
+            model = new_model(params.model, size, 0, window, seed=0)
         self.sizes, self.parameters = sizes_of(model), model.num_parameters()
         few = {"train": min(params.problems.train, TRACED)}
-        self.problems = generate_problems(params.problems.model_copy(update=few), params.seed)
+        self.problems = generate_problems(open_task(params.model_copy(update={
+            "problems": params.problems.model_copy(update=few)
+        })))  # fmt: skip
         self.threads: dict[str, tuple[float, float]] = {}
         """Mean tokens of the threads that SFT sees, and their squares' sum over their sum, by method."""
         self._written = cache(self._write)
@@ -82,7 +85,7 @@ class Estimate:
         return Cost(work=self.params.problems.train)
 
     def _traces(self, method: str) -> Cost:
-        table = chunk_table(self.problems["train"], method, self.params, self.language)
+        table = chunk_table(self.task, self.problems["train"], method)
         if not len(table):
             raise ParamsError(f"grammar.window: {self.params.grammar.window} is not allowed; allowed: more, "
                               f"as no trace of {method} fits")
@@ -108,7 +111,7 @@ class Estimate:
             point, cut = Point(None, 0.0, 0), min(window, condition)
         found = []
         for problem in self.problems["test"][:DECODED]:
-            rollout = as_rollout(self.language, draw(problem, point, method, self.params), cut)
+            rollout = as_rollout(self.task, problem, draw(self.task, problem, point, method))
             lengths = np.array([len(thread.ids[:cut]) for thread in rollout.threads])
             sampled = sum(sum(thread.sampled[:cut]) for thread in rollout.threads)
             sequential = min(sampled, rollout.usage.sequential)

@@ -17,14 +17,16 @@ from apr.core.params import Params
 from apr.evaluation.points import Point, condition_kind, jobs, point_columns, points, teachers
 from apr.evaluation.results import EVAL_SCHEMA, TIMED, percentiles
 from apr.evaluation.teacher import STAGE, teacher_points
+from apr.language import Malformed
 from apr.results.claims.claims import CLAIMS
 from apr.results.claims.table import claim_row
 from apr.results.evidence import Row, csv_text, read_evidence
 from apr.results.figures.make import FIGURES, metrics_of
 from apr.rollouts.rollout import Status
 from apr.rollouts.verdict import NO_SOLUTION
-from apr.tasks.countdown import Operation, Problem, read_problems, verify
-from apr.tasks.countdown.generate import SPLITS
+from apr.tasks import open_task
+from apr.tasks.problems import SPLITS, read_problems
+from apr.tasks.task import Problem, Task
 
 SHOWN = 5
 """Faults that the error names; it counts them all."""
@@ -72,14 +74,15 @@ def check_results(params: Params, root: Path, out: Path) -> None:
 
 def _check_problems(params: Params, folder: Path, found: _Findings) -> list[Problem]:
     """Sizes, ids and solvability of the splits, and that they share no problem; the test problems."""
-    owner: dict[tuple[tuple[int, ...], int], str] = {}
-    splits = {split: read_problems(folder / f"{split}.parquet") for split in SPLITS}
+    owner: dict[str, str] = {}
+    task = open_task(params)
+    splits = {split: read_problems(task, folder / f"{split}.parquet") for split in SPLITS}
     for split, problems in splits.items():
         if len(problems) != getattr(params.problems, split):
             wanted = getattr(params.problems, split)
             found.faults.append(f"{split}: {len(problems)} problems instead of {wanted}")
         for problem in problems:
-            other = owner.setdefault((tuple(sorted(problem.numbers)), problem.target), problem.id)
+            other = owner.setdefault(str(problem), problem.id)
             found.look("problems", [f"{problem.id}: the same problem as {other}"] * (other != problem.id))
     return splits["test"]
 
@@ -88,7 +91,7 @@ def _check_rows(
     params: Params, path: Path, expected: Sequence[tuple[Problem, dict[str, Any]]], found: _Findings
 ) -> None:
     """An evaluation has a row for each problem and point, in their order, and each row adds up."""
-    rows = read_rows(path, EVAL_SCHEMA)
+    rows, task = read_rows(path, EVAL_SCHEMA), open_task(params)
     if len(rows) != len(expected):
         found.faults.append(f"{path}: {len(rows)} rows instead of {len(expected)}")
     for number, (row, (problem, columns)) in enumerate(zip(rows, expected, strict=False)):
@@ -96,24 +99,20 @@ def _check_rows(
             found.faults.append(f"{path}: row {number}: {differing[0]} is {row[differing[0]]!r} instead of "
                                 f"{columns[differing[0]]!r}")
             return  # every row after it would be as wrong
-        faults = [*_wrong_verdict(row, problem), *_wrong_ledger(row, params)]
+        faults = [*_wrong_verdict(task, row, problem), *_wrong_ledger(row, params)]
         found.look("evaluation rows", (f"{path}: row {number}: {fault}" for fault in faults))
 
 
-def _wrong_verdict(row: Row, problem: Problem) -> Iterator[str]:
+def _wrong_verdict(task: Task, row: Row, problem: Problem) -> Iterator[str]:
     answer, judged = row["answer"], (False, False)
     if row["status"] == Status.DONE:
         if answer is None:
             yield "done without an answer"
         elif answer != NO_SOLUTION:
-            judged = verify(problem, [_operation(text) for text in answer.split(", ")])[:2]
+            verdict = task.verify(problem, task.language.vocabulary.encode(f"answer {answer} end"))
+            judged = (False, False) if isinstance(verdict, Malformed) else verdict[:2]
     if (row["strict"], row["lenient"]) != judged:
         yield f"verdict {row['strict']}, {row['lenient']} of {answer!r}, which is {judged[0]}, {judged[1]}"
-
-
-def _operation(text: str) -> Operation:
-    left, op, right, _, result = text.split()
-    return Operation(int(left), op, int(right), int(result))
 
 
 def _wrong_ledger(row: Row, params: Params) -> Iterator[str]:

@@ -14,14 +14,14 @@ from apr.engine.wires import Wire, wire_of
 from apr.language import Condition, Language
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits
-from apr.tasks.countdown import Problem
+from apr.tasks.task import Problem, Task
 
 
-def prompt_of(params: Params, language: Language, problem: Problem, condition: Condition | None) -> list[int]:
+def prompt_of(task: Task, problem: Problem, condition: Condition | None) -> list[int]:
     """Returns the root's prompt. Raises `ParamsError` if the window leaves no room after it."""
-    prompt = language.prompt(problem.numbers, problem.target, condition)
-    if len(prompt) >= params.grammar.window:
-        raise ParamsError(f"grammar.window: {params.grammar.window} is not allowed; allowed: more than the "
+    prompt, window = task.prompt(problem, condition), task.params.grammar.window
+    if len(prompt) >= window:
+        raise ParamsError(f"grammar.window: {window} is not allowed; allowed: more than the "
                           f"{len(prompt)} tokens of the prompt of problem {problem.id!r}")
     return prompt
 

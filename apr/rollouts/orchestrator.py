@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 from apr.core.seeds import derive_seed
 from apr.engine.interface import Decoder, Sampling, Segment
-from apr.language.events import Malformed
+from apr.language import Malformed
 from apr.language.thread_syntax import ThreadSyntax
 from apr.rollouts.rollout import Limits, Request, Rollout, Spawn, Status, Thread
 

@@ -11,23 +11,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apr.core.errors import DataError
 from apr.core.files import atomic_path, count_rows
-from apr.core.params import Grammar, Params, TraceMethod
+from apr.core.params import Params, TraceMethod
 from apr.core.process import end_with, identity
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
-from apr.language import Condition, Language
-from apr.language import events as ev
+from apr.language import Condition
 from apr.language.tokenizer import load_language
-from apr.tasks.countdown import Problem
-from apr.tasks.countdown.kernel import Tables, load_search, search
-from apr.tasks.countdown.search import ROOT_THREAD, Trace, TraceThread, solve_trace
-from apr.tasks.countdown.stream import stream_problems
+from apr.tasks import open_task
+from apr.tasks.problems import stream_problems
+from apr.tasks.task import Problem, Task, Trace, TraceThread
 
 TRACE_SCHEMA = pa.schema({
     "trace_id": pa.string(), "problem_id": pa.string(), "thread": pa.int32(), "parent": pa.int32(),
@@ -43,150 +40,97 @@ GROUPS = 1000
 RELEASED = 8
 """Row groups after which freed memory is given back, which takes as long as to trace a few problems."""
 
-INJECTED = (ev.RootPrompt, ev.ChildPrompt, ev.Joined)
-"""What a model reads and never writes: it carries no loss."""
+
+def draw_trace(task: Task, problem: Problem, name: str, method: TraceMethod) -> Trace | None:
+    """Returns the demonstration of a problem: of `method.candidates` that of fewest steps that solves it."""
+    rng = derive_rng(task.params.seed, "trace", name, problem.id)
+    traces = [task.demonstrate(problem, method, rng) for _ in range(method.candidates)]
+    solved = [trace for trace in traces if trace[0].solved]
+    if not solved:
+        return None if method.only_solved else traces[0]
+    return min(solved, key=lambda trace: sum(len(thread.ends) for thread in trace))
 
 
-def encode_thread(language: Language, thread: TraceThread) -> tuple[list[int], list[bool]]:
-    """Token ids of a thread, and for each whether the model itself would sample it."""
-    ids: list[int] = []
-    mask: list[bool] = []
-    for event in thread.events:
-        piece = language.encode([event])
-        ids += piece
-        mask += [not isinstance(event, INJECTED)] * len(piece)
-    return ids, mask
+def draw_condition(task: Task, trace: Trace, method: TraceMethod, rng: Random) -> Condition | None:
+    """Returns what the prompt asks for: the children that were spawned or a budget of tokens; or nothing."""
+    if rng.random() >= method.condition_share:
+        return None
+    if not method.spawns:
+        cut = rng.random() < method.cut_share
+        return Condition("tokens", token_budget(task, len(trace[0].ids), cut, rng))
+    children = len(trace) - 1
+    return Condition("children", children) if children <= task.params.grammar.max_children else None
 
 
-def token_budget(language: Language, root: TraceThread, cut: bool, grammar: Grammar, rng: Random) -> int:
-    """The budget that a serial trace is an example of: its length, prompt included, rounded up.
+def token_budget(task: Task, length: int, cut: bool, rng: Random) -> int:
+    """Returns the budget that a serial trace is an example of: its `length`, prompt included, rounded up.
 
     If it is to be `cut`, or is longer than the window: any budget up to that, for `give_up` to keep.
     """
-    length, step = len(encode_thread(language, root)[0]), grammar.token_step
+    step, window = task.params.grammar.token_step, task.params.grammar.window
     amount = ceil(length / step) * step
-    while length + len(("tokens", *language.vocabulary.number(amount))) > amount:
+    while length + 1 + len(task.language.vocabulary.number(amount)) > amount:
         amount += step
-    if not cut and amount <= grammar.window:
+    if not cut and amount <= window:
         return amount
-    smaller = range(2 * step, min(amount, grammar.window) + 1, step)
+    smaller = range(2 * step, min(amount, window) + 1, step)
     return rng.choice(smaller) if smaller else amount
 
 
-def give_up(language: Language, root: TraceThread, budget: int) -> None:
+def asked(task: Task, problem: Problem, trace: Trace, condition: Condition | None) -> Trace:
+    """Returns the trace under a condition, which its root's prompt then says."""
+    if condition is None:
+        return trace
+    root, prompt = trace[0], task.prompt(problem, condition)
+    longer = len(prompt) - root.ends[0]
+    ids, ends = prompt + root.ids[root.ends[0] :], [end + longer for end in root.ends]
+    return [root._replace(ids=ids, ends=ends), *trace[1:]]
+
+
+def give_up(task: Task, root: TraceThread, budget: int) -> TraceThread:
     """Ends a search that needs more than `budget` tokens after its last step that leaves room for the end."""
-    if len(encode_thread(language, root)[0]) <= budget:
-        return
-    prompt, end = root.events[0], ev.Answer(None)
-    room = budget - len(language.encode([prompt, end]))
-    kept = [prompt]
-    for event in root.events[1:]:
-        room -= len(language.encode([event]))
-        if room < 0:
-            break
-        kept.append(event)
-    root.events, root.path = [*kept, end], None
+    if len(root.ids) <= budget:
+        return root
+    end = task.language.syntax.no_answer()
+    kept = [at for place, at in enumerate(root.ends) if place == 0 or at + len(end) <= budget]
+    ids = root.ids[: kept[-1]] + end
+    return root._replace(ids=ids, ends=[*kept, len(ids)], solved=False)
 
 
-def draw_trace(problem: Problem, name: str, method: TraceMethod, params: Params) -> Trace | None:
-    """The demonstration of one problem; the shortest that solves it among `method.candidates`."""
-    rng = derive_rng(params.seed, "trace", name, problem.id)
-    traces = [
-        solve_trace(problem, method, params.problems.max_value, rng) for _ in range(method.candidates)
-    ]
-    solved = [trace for trace in traces if trace.solved]
-    if not solved:
-        return None if method.only_solved else traces[0]
-    return min(solved, key=lambda trace: sum(len(thread.events) for thread in trace.threads))
-
-
-def _condition(
-    language: Language, trace: Trace, method: TraceMethod, grammar: Grammar, rng: Random
-) -> Condition | None:
-    """What the prompt asks for: the children that were spawned or a budget of tokens; or nothing."""
-    if rng.random() >= method.condition_share:
-        return None
-    if method.solver != "apr":
-        cut = rng.random() < method.cut_share
-        return Condition("tokens", token_budget(language, trace.threads[0], cut, grammar, rng))
-    return Condition("children", trace.children) if trace.children <= grammar.max_children else None
-
-
-def trace_rows(problem: Problem, name: str, params: Params, language: Language) -> list[dict[str, Any]]:
-    """The rows of one problem; none if a thread of its trace does not fit the window."""
-    method = params.traces.methods[name]
-    trace = draw_trace(problem, name, method, params)
+def trace_rows(task: Task, problem: Problem, name: str) -> list[dict[str, Any]]:
+    """Returns the rows of one problem; none if a thread of its trace does not fit the window."""
+    method, window = task.params.traces.methods[name], task.params.grammar.window
+    trace = draw_trace(task, problem, name, method)
     if trace is None:
         return []
-    root = trace.threads[0]
-    rng = derive_rng(params.seed, "condition", name, problem.id)
-    condition = _condition(language, trace, method, params.grammar, rng)
-    root.events[0] = ev.RootPrompt(problem.target, problem.numbers, condition)
-    if method.solver != "apr":
-        give_up(language, root, condition.amount if condition else params.grammar.window)
-    rows = []
-    for index, thread in enumerate(trace.threads):
-        ids, mask = encode_thread(language, thread)
-        if len(ids) > params.grammar.window:
-            return []
-        rows.append({
-            "trace_id": f"{name}/{problem.id}", "problem_id": problem.id,
-            "thread": index, "parent": thread.parent,
-            "role": "root" if thread.parent == ROOT_THREAD else "child",
-            "token_ids": ids, "loss_mask": mask,
-            "condition_kind": condition.kind if condition else None,
-            "condition_amount": condition.amount if condition else None,
-            "children": trace.children, "solved": thread.path is not None, "length": len(ids),
-        })  # fmt: skip
-    return rows
+    rng = derive_rng(task.params.seed, "condition", name, problem.id)
+    condition = draw_condition(task, trace, method, rng)
+    root, *children = asked(task, problem, trace, condition)
+    if not method.spawns:
+        root = give_up(task, root, condition.amount if condition else window)
+    threads = [root, *children]
+    if any(len(thread.ids) > window for thread in threads):
+        return []
+    return [{
+        "trace_id": f"{name}/{problem.id}", "problem_id": problem.id, "thread": index,
+        "parent": thread.parent, "role": "root" if thread.parent < 0 else "child",
+        "token_ids": thread.ids, "loss_mask": task.language.syntax.sampled(thread.ids),
+        "condition_kind": condition and condition.kind, "condition_amount": condition and condition.amount,
+        "children": len(children), "solved": thread.solved, "length": len(thread.ids),
+    } for index, thread in enumerate(threads)]  # fmt: skip
 
 
 _language = cache(load_language)  # once per process
 
 
-@cache
-def _tables(language: Language) -> Tables:
-    """Of one language per process."""
-    return Tables(language)
-
-
-def chunk_table(problems: list[Problem], name: str, params: Params, language: Language) -> pa.Table:
-    """The rows of many problems, in their order: by `search`, and of what that leaves by `trace_rows`."""
-    for problem in problems:
-        language.require_depths(problem.numbers)
-    rows, ids, mask, left = search(problems, name, params, _tables(language))
-    table, start, parts = _table(rows, ids, mask, problems, name, params), 0, []
-    for index in left:
-        end = int(np.searchsorted(rows["problem"], index))
-        made = pa.Table.from_pylist(trace_rows(problems[index], name, params, language), schema=TRACE_SCHEMA)
-        parts += [table.slice(start, end - start), made]
-        start = end
-    return pa.concat_tables([*parts, table.slice(start)]).combine_chunks()
-
-
-def _table(
-    rows: np.ndarray, ids: np.ndarray, mask: np.ndarray, problems: list[Problem], name: str, params: Params
-) -> pa.Table:
-    """`TRACE_SCHEMA` of what `search` returns."""
-    kind = "children" if params.traces.methods[name].solver == "apr" else "tokens"
-    problem = pa.array(rows["problem"])
-    starts = pa.array(np.cumsum([0, *rows["length"]]), pa.int32())
-    conditioned = rows["amount"] >= 0
-    return pa.Table.from_pydict({
-        "trace_id": pa.array([f"{name}/{problem.id}" for problem in problems]).take(problem),
-        "problem_id": pa.array([problem.id for problem in problems]).take(problem),
-        "thread": rows["thread"], "parent": rows["parent"],
-        "role": pa.array(["root", "child"]).take(pa.array((rows["thread"] > 0).astype(np.int8))),
-        "token_ids": pa.ListArray.from_arrays(starts, pa.array(ids)),
-        "loss_mask": pa.ListArray.from_arrays(starts, pa.array(mask)),
-        "condition_kind": pa.array([None, kind]).take(pa.array(conditioned.astype(np.int8))),
-        "condition_amount": pa.array(rows["amount"], mask=~conditioned), "children": rows["children"],
-        "solved": rows["solved"] > 0, "length": rows["length"],
-    }, schema=TRACE_SCHEMA)  # fmt: skip
+def chunk_table(task: Task, problems: list[Problem], name: str) -> pa.Table:
+    """Returns the rows of many problems, in their order."""
+    rows = [row for problem in problems for row in trace_rows(task, problem, name)]
+    return pa.Table.from_pylist(rows, schema=TRACE_SCHEMA)
 
 
 def _chunk_table(problems: list[Problem], name: str, params: Params, tokenizer: Path) -> pa.Table:
-    return chunk_table(problems, name, params, _language(tokenizer))
+    return chunk_table(open_task(params, _language(tokenizer)), problems, name)
 
 
 def trace_tables(
@@ -196,7 +140,6 @@ def trace_tables(
 
     No more is in memory than what they are at and have yet to take, two chunks each.
     """
-    load_search()  # compiles it once, before several processes do
     problems = iter(problems)
     make = partial(_chunk_table, name=name, params=params, tokenizer=tokenizer)
     chunks = iter(lambda: list(islice(problems, CHUNK)), [])
@@ -221,7 +164,7 @@ def make_traces(
     keeps no trace at all.
     """
     count = min(params.traces.problems, count_rows(problems))
-    chosen = islice(stream_problems(problems), count)
+    chosen = islice(stream_problems(open_task(params), problems), count)
     kept = 0
     with atomic_path(out) as partial_path:
         with pq.ParquetWriter(partial_path, TRACE_SCHEMA, compression="zstd") as writer:

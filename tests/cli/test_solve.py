@@ -7,10 +7,9 @@ import pytest
 from apr.cli.main import main
 from apr.cli.solve import picture
 from apr.core.errors import DataError
-from apr.language import build_language
-from apr.language.tokenizer import make_tokenizer
 from apr.pipeline.plan import load_scale
 from apr.rollouts.rollout import Status, Thread
+from apr.tasks import make_tokenizer, open_task
 from apr.tasks.countdown.problem import Problem, problem_of_text
 from apr.training.checkpoint import new_model, save_checkpoint
 
@@ -20,7 +19,7 @@ EASY = "3 5 9 12 -> 27"
 @pytest.fixture(scope="module")
 def language():
     params = load_scale("default")
-    return build_language(params.grammar, params.problems)
+    return open_task(params).language
 
 
 @pytest.fixture(scope="module")

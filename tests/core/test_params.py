@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import pickle
 from copy import deepcopy
 from pathlib import Path
 
@@ -76,6 +77,18 @@ def test_partial_params_keep_their_types():
     assert partial.rl.policies == params.rl.policies
 
 
+def test_parameters_whole_or_partial_go_to_other_processes():
+    params = load_params(ROOT / "params.yaml")
+    values = params.model_dump(mode="json")
+    partial = partial_params({"task": "countdown", "seed": 3, "problems": {"numbers": 5, "max_value": None},
+                              "traces": {"methods": values["traces"]["methods"]}})  # fmt: skip
+    again, part = pickle.loads(pickle.dumps(params)), pickle.loads(pickle.dumps(partial))
+    assert again == params and again.traces.methods["apr"].spawns == 10
+    assert (part.problems.numbers, part.traces.methods) == (5, params.traces.methods)
+    with pytest.raises(AttributeError):
+        part.problems.train  # noqa: B018
+
+
 FULL = load_params(ROOT / "params.yaml").model_dump(mode="json")
 ODD = [True, "x", "", "1", 3.0, -0.5, float("inf"), float("nan"), None, -1, 10**30, 10**5000, [], [None], {},
        {1: 2}, b"x"]  # fmt: skip
@@ -143,7 +156,7 @@ def test_what_is_no_name_is_refused(section, key, name):
         ("eval.sweeps.window.conditions", [0], "for sft/sos_plus: 1 to 256 tokens"),
         ("eval.sweeps.window.stages", [], "at least 1 item"),
         ("rl.policies.apr_max.children", 11, "at most grammar.max_children"),
-        ("rl.policies.sos_plus.children", 1, "with solver apr"),
+        ("rl.policies.sos_plus.children", 1, "with a method that spawns"),
         ("traces.methods", {}, "at least 1 item"),
         ("engine.device", "cuda;touch x", "String should match"),
         ("engine.accelerate", "a b.yaml", "String should match"),

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from apr.core.errors import CheckpointError
-from apr.core.params import Grammar, Model, Problems
+from apr.core.params import Model
 from apr.engine.checkpoint import load_model
-from apr.language.language import build_language
+from apr.language import Language, Vocabulary
 from apr.language.tokenizer import load_language, save_tokenizer
 from apr.training.checkpoint import new_model, save_checkpoint
 
@@ -18,7 +18,7 @@ TINY = Model(layers=1, hidden=16, heads=2, kv_heads=1, ffn=24)
 
 @pytest.fixture(scope="module")
 def language():
-    return build_language(Grammar(number_tokens=20), Problems(train=1, validation=1, test=1))
+    return Language(Vocabulary(20, ["+", "="], 10))
 
 
 @pytest.fixture

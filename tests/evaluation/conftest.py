@@ -3,9 +3,8 @@
 import pytest
 
 from apr.core.params import parse_params
-from apr.language import build_language
-from apr.language.tokenizer import make_tokenizer
-from apr.tasks.countdown.generate import make_problems
+from apr.tasks import make_tokenizer, open_task
+from apr.tasks.problems import make_problems
 from apr.training.checkpoint import new_model, save_checkpoint
 
 
@@ -47,7 +46,7 @@ def world(params, tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     make_problems(params, root / "problems")
     make_tokenizer(params, root / "tokenizer")
-    vocabulary = build_language(params.grammar, params.problems).vocabulary
+    vocabulary = open_task(params).language.vocabulary
     model = new_model(params.model, vocabulary.size, vocabulary.pad, params.grammar.window, seed=1)
     save_checkpoint(model, root / "tokenizer", root / "model")
     return root / "problems" / "test.parquet", root / "model"

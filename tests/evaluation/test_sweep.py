@@ -13,11 +13,14 @@ from apr.evaluation.latency import measure_latency
 from apr.evaluation.points import Point, condition_kind, jobs, points
 from apr.evaluation.results import EVAL_SCHEMA, Key, ledger, percentiles, read_cells
 from apr.evaluation.sweep import evaluate
-from apr.language import build_language
 from apr.language.tokenizer import load_language
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
-from apr.rollouts.verdict import expression, judge
-from apr.tasks.countdown import PROBLEM_SCHEMA, Operation, Problem, read_problems
+from apr.rollouts.verdict import judge
+from apr.tasks import open_task
+from apr.tasks.countdown.operation import Operation
+from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem
+from apr.tasks.countdown.verify import expression
+from apr.tasks.problems import read_problems
 
 
 def test_points_are_the_union_of_the_sweeps_and_greedy_decoding_has_one_sample(params):
@@ -74,35 +77,35 @@ PROMPT = "<root> 17 :0 2 3 4 5 go"
     ],
 )  # fmt: skip
 def test_verdicts_on_answers(params, text, answer, strict, lenient, reason):
-    language = build_language(params.grammar, params.problems)
+    task = open_task(params)
     problem = Problem("p", (2, 3, 4, 5), 17)
-    row = judge(language, problem, make_rollout(language, (PROMPT, text)))
+    row = judge(task, problem, make_rollout(task.language, (PROMPT, text)))
     assert row.status == "done"
     assert (row.answer, row.strict, row.lenient, row.reason) == (answer, strict, lenient, reason)
 
 
 def test_a_right_answer_is_right(params):
-    language = build_language(params.grammar, params.problems)
+    task = open_task(params)
     text = "answer 5 - 2 = 3 , 4 * 3 = 12 , 12 + 3 = 15 end"
-    row = judge(language, Problem("p", (2, 3, 4, 5), 15), make_rollout(language, (PROMPT, text)))
+    row = judge(task, Problem("p", (2, 3, 4, 5), 15), make_rollout(task.language, (PROMPT, text)))
     assert row._asdict() == {"status": "done", "answer": "5 - 2 = 3, 4 * 3 = 12, 12 + 3 = 15", "strict": True,
                    "lenient": True, "reason": "solved", "expression": "(((5 - 2) * 4) + 3)"}  # fmt: skip
 
 
 def test_failures_of_the_model_are_rows(params):
-    language = build_language(params.grammar, params.problems)
+    task = open_task(params)
     problem = Problem("p", (2, 3, 4, 5), 17)
-    malformed = judge(language, problem, make_rollout(language, (PROMPT, "answer 2 + + end")))
+    malformed = judge(task, problem, make_rollout(task.language, (PROMPT, "answer 2 + + end")))
     assert (malformed.status, malformed.answer, malformed.strict) == ("malformed", None, False)
-    cut = make_rollout(language, (PROMPT, ":1 5 + 4"), statuses=[(Status.TRUNCATED, "window full")])
-    assert judge(language, problem, cut)._asdict() == {
+    cut = make_rollout(task.language, (PROMPT, ":1 5 + 4"), statuses=[(Status.TRUNCATED, "window full")])
+    assert judge(task, problem, cut)._asdict() == {
         "status": "truncated", "answer": None, "expression": None, "strict": False, "lenient": False,
         "reason": "window full",
     }  # fmt: skip
 
 
 def test_ledger(params):
-    language = build_language(params.grammar, params.problems)
+    language = open_task(params).language
     rollout = make_rollout(
         language, (PROMPT, "answer none end"), ("<child> 17 go", ":1 5 + 4"),
         ("<child> 17 go", "join none end"), ("<child> 17 go", ""),
@@ -118,7 +121,7 @@ def test_ledger(params):
 def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, tiny_params, world, tmp_path):
     evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
     rows = read_rows(tmp_path / "a.parquet", EVAL_SCHEMA)
-    problems = read_problems(world[0])[:4]
+    problems = read_problems(open_task(params), world[0])[:4]
     columns = ("problem_id", "condition_amount", "temperature", "sample", "join")
     ids = [tuple(row[name] for name in columns) for row in rows]
     assert ids == [(problem.id, *point) for problem in problems for point in points(params, "apr", "sft")]

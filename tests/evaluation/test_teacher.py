@@ -1,40 +1,52 @@
 """The teacher: its verdicts are the verifier's, its tokens are counted as a model's are."""
 
+from itertools import accumulate, chain
+
 import pytest
 
 from apr.core.files import read_rows
 from apr.evaluation.points import Point, teachers
 from apr.evaluation.results import EVAL_SCHEMA, Key, read_cells
 from apr.evaluation.teacher import draw, evaluate_teacher, judge_trace
-from apr.language import build_language
-from apr.language import events as ev
-from apr.tasks.countdown import Operation, Problem, read_problems, verify
-from apr.tasks.countdown.search import Trace, TraceThread
-from apr.training.traces import encode_thread
+from apr.language.tokenizer import load_language
+from apr.tasks import open_task
+from apr.tasks.countdown.problem import Problem
+from apr.tasks.problems import read_problems
+from apr.tasks.task import TraceThread
 
 PROBLEM = Problem("p", (2, 3, 4), 10)
-PRODUCT, SUM = Operation(3, "*", 4, 12), Operation(3, "+", 4, 7)
-PATH = (PRODUCT, Operation(12, "-", 2, 10))
+PATH = "3 * 4 = 12 , 12 - 2 = 10"
+FIRST, SECOND = "10 :1 3 * 4 = 12 2 12", "10 :1 3 + 4 = 7 2 7"
 
 
 @pytest.fixture(scope="module")
-def language(params):
-    return build_language(params.grammar, params.problems)
+def task(params):
+    return open_task(params)
 
 
-def by_hand():
-    lines = [ev.Line(1, PRODUCT, (2, 12)), ev.Line(1, SUM, (2, 7))]
-    nodes = [ev.Node(10, (line,)) for line in lines]
-    root = [ev.RootPrompt(10, (2, 3, 4), None), ev.Spawn(tuple(nodes)), ev.Joined((PATH, None)),
-            ev.Answer(PATH)]  # fmt: skip
-    first = [ev.ChildPrompt(nodes[0]), ev.Leaf("+", 14, ">"), ev.Leaf("-", 10, "!"), ev.Join(PATH)]
-    second = [ev.ChildPrompt(nodes[1]), ev.Leaf("+", 9, "<"), ev.Join(None)]
-    threads = [TraceThread(-1, root, PATH), TraceThread(0, first, PATH), TraceThread(0, second)]
-    return Trace(PROBLEM, threads)
+def by_hand(task, *more):
+    """A root and two children, the first of which says `more`."""
+    steps = [
+        ["<root> 10 :0 2 3 4 go", f"spawn #2 {FIRST} #1 {SECOND} run", f"joined {PATH} joined none resume",
+         f"answer {PATH} end"],
+        [f"<child> {FIRST} go", *more, "+ 14 >", "- 10 !", f"join {PATH} end"],
+        [f"<child> {SECOND} go", "+ 9 <", "join none end"],
+    ]  # fmt: skip
+    threads = []
+    for index, said in enumerate(steps):
+        pieces = list(map(task.language.vocabulary.encode, said))
+        ends = list(accumulate(map(len, pieces)))
+        threads.append(TraceThread(min(index, 1) - 1, list(chain(*pieces)), ends, index < 2))
+    return threads
 
 
-def test_the_ledger_is_counted_as_a_models_is(language):
-    row = judge_trace(language, by_hand(), window=64)
+def judged(task, trace, window):
+    grammar = task.params.grammar.model_copy(update={"window": window})
+    return judge_trace(open_task(task.params.model_copy(update={"grammar": grammar})), PROBLEM, trace)
+
+
+def test_the_ledger_is_counted_as_a_models_is(task):
+    row = judged(task, by_hand(task), 64)
     root, node, path = 7, 1 + 8, 11  # <root> 10 :0 2 3 4 go; 10 :1 3 * 4 = 12 2 12; two operations and ","
     spawn, answer = 1 + 2 * (1 + node) + 1, 1 + path + 1
     joined = (1 + path) + (1 + 1) + 1
@@ -49,14 +61,12 @@ def test_the_ledger_is_counted_as_a_models_is(language):
     }  # fmt: skip
 
 
-def test_a_thread_beyond_the_window_loses_the_problem(language):
-    longest = judge_trace(language, by_hand(), 64)["longest"]
-    assert judge_trace(language, by_hand(), longest)["strict"]
-    row = judge_trace(language, by_hand(), longest - 1)
+def test_a_thread_beyond_the_window_loses_the_problem(task):
+    longest = judged(task, by_hand(task), 64)["longest"]
+    assert judged(task, by_hand(task), longest)["strict"]
+    row = judged(task, by_hand(task), longest - 1)
     assert (row["strict"], row["status"], row["truncated_threads"]) == (False, "truncated", 1)
-    trace = by_hand()
-    trace.threads[1].events[1:1] = [ev.Leaf("+", 14, ">")] * 20  # a child alone
-    row = judge_trace(language, trace, longest)
+    row = judged(task, by_hand(task, *["+ 14 >"] * 20), longest)  # a child alone
     assert (row["strict"], row["status"], row["truncated_threads"]) == (False, "truncated", 1)
 
 
@@ -65,18 +75,20 @@ def test_teachers_are_what_rl_starts_from_and_a_sweep_names(params):
 
 
 @pytest.mark.parametrize("method", ["sos_plus", "apr"])
-def test_verdicts_are_those_of_the_verifier(params, language, world, tmp_path, method):
+def test_verdicts_are_those_of_the_verifier(params, world, tmp_path, method):
     evaluate_teacher(params, method, *world, tmp_path / "a.parquet")
-    problems = {problem.id: problem for problem in read_problems(world[0])}
+    task = open_task(params, load_language(world[1]))
+    problems = {problem.id: problem for problem in read_problems(task, world[0])}
     rows = read_rows(tmp_path / "a.parquet", EVAL_SCHEMA)
     for row in rows:
         point = Point(row["condition_amount"], 0.0, row["sample"])
-        trace = draw(problems[row["problem_id"]], point, method, params)
-        path = trace.threads[0].path
-        fits = all(len(encode_thread(language, thread)[0]) <= 64 for thread in trace.threads)
-        solved = path is not None and verify(trace.problem, path).strict
+        problem = problems[row["problem_id"]]
+        trace = draw(task, problem, point, method)
+        fits = all(len(thread.ids) <= 64 for thread in trace)
+        solved = task.verify(problem, trace[0].ids).strict
+        assert solved == trace[0].solved
         assert row["strict"] == (solved and fits) and row["stage"] == "solver"
-        assert row["children"] == trace.children and row["total"] == row["sampled"]
+        assert row["children"] == len(trace) - 1 and row["total"] == row["sampled"]
     samples = {key: cell.samples for key, cell in read_cells([tmp_path / "a.parquet"]).items()}
     conditioned = {Key("apr", "solver", 0.0, 2): 2} if method == "apr" else {}
     assert samples == {Key(method, "solver", 0.0): 8} | conditioned
@@ -91,10 +103,11 @@ def test_children_asked_for_are_had_or_the_closest_number(params, tiny_params):
         "problems": 1, "latency_problems": 1,
         "sweeps": {"a": {"models": ["apr"], "temperatures": [0.0]}},
     })  # fmt: skip
-    problem = Problem("q", (3, 5, 7, 9), 24)
+    problem, task = Problem("q", (3, 5, 7, 9), 24), open_task(wide)
     for asked in range(11):
         for sample in range(2):
-            trace = draw(problem, Point(asked, 0.0, sample), "apr", wide)
-            assert trace.children == (0 if asked == 1 else asked), "a single child is never spawned"
-            assert trace.threads[0].events[0].condition.amount == asked
-    assert draw(problem, Point(9, 0.0, 0), "apr", params).children == 3, "its beam is at most 3"
+            trace = draw(task, problem, Point(asked, 0.0, sample), "apr")
+            assert len(trace) - 1 == (0 if asked == 1 else asked), "a single child is never spawned"
+            prompt = trace[0].ids[: trace[0].ends[0]]
+            assert task.language.vocabulary.decode(prompt).endswith(f" children {asked} go")
+    assert len(draw(open_task(params), problem, Point(9, 0.0, 0), "apr")[1:]) == 3, "its beam is at most 3"

@@ -15,17 +15,18 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import psutil
 
-from apr.core.params import Params
 from apr.core.seeds import derive_rng
 from apr.engine.interface import Sampling, Segment
 from apr.evaluation.results import ledger
-from apr.language import Language, build_language
+from apr.language import Language
 from apr.pipeline.plan import load_scale
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request, Rollout, Status
 from apr.rollouts.verdict import judge
-from apr.tasks.countdown import Problem
-from apr.tasks.countdown.generate import generate_problems
+from apr.tasks import open_task
+from apr.tasks.countdown.problem import Problem
+from apr.tasks.problems import generate_problems
+from apr.tasks.task import Task
 from apr.training.traces import trace_rows
 
 BATCH = 500
@@ -130,14 +131,12 @@ class HostileDecoder:
         yield words["run"]
 
 
-def demonstrations(
-    params: Params, problems: Sequence[Problem], language: Language
-) -> dict[int, list[list[int]]]:
+def demonstrations(task: Task, problems: Sequence[Problem]) -> dict[int, list[list[int]]]:
     """What threads of real traces sample, roots up to their spawn and after it, and children."""
     found = defaultdict(list)
     for problem in problems:
         for method in ("apr", "sos_plus"):
-            for row in trace_rows(problem, method, params, language):
+            for row in trace_rows(task, problem, method):
                 ids, mask = row["token_ids"], row["loss_mask"]
                 starts = [i for i in range(len(ids)) if mask[i] and not (i and mask[i - 1])]
                 for start in starts:
@@ -146,9 +145,9 @@ def demonstrations(
     return found
 
 
-def check(language: Language, limits: Limits, problem: Problem, rollout: Rollout) -> str:
+def check(task: Task, limits: Limits, problem: Problem, rollout: Rollout) -> str:
     """Raises `AssertionError` where a rollout breaks a promise; what became of it."""
-    root, usage, row = rollout.threads[0], rollout.usage, judge(language, problem, rollout)
+    root, usage, row = rollout.threads[0], rollout.usage, judge(task, problem, rollout)
     assert root.status in (Status.DONE, Status.MALFORMED, Status.TRUNCATED)
     assert usage.total <= limits.max_tokens and 0 < usage.sequential <= usage.total
     assert usage.longest <= limits.window and usage.depth <= limits.max_depth
@@ -157,7 +156,7 @@ def check(language: Language, limits: Limits, problem: Problem, rollout: Rollout
         assert thread.reason or thread.status == Status.DONE
         assert len(thread.ids) == len(thread.sampled) == len(thread.logprobs)
         assert all(len(spawn.children) <= limits.max_children for spawn in thread.spawns)
-        language.parse(thread.ids)
+        task.verify(problem, thread.ids)
     assert row.reason and row.status in ("done", "malformed", "truncated")
     assert (row.status == "done") == (row.answer is not None) and row.lenient >= row.strict
     counted = ledger(rollout)
@@ -168,21 +167,21 @@ def check(language: Language, limits: Limits, problem: Problem, rollout: Rollout
 def fuzz(streams: int, seed: int, window: int = 96) -> tuple[Counter[str], int]:
     """At least so many streams: what became of the rollouts, and how many streams there were."""
     params = load_scale("default")
-    language, found = build_language(params.grammar, params.problems), Counter()
     settings = params.problems.model_copy(update={"validation": 200, "test": 0, "train": 0})
-    problems = generate_problems(settings, 1)["validation"]
-    decoder = HostileDecoder(language, demonstrations(params, problems, language))
+    task, found = open_task(params.model_copy(update={"problems": settings, "seed": 1})), Counter()
+    language, problems = task.language, generate_problems(task)["validation"]
+    decoder = HostileDecoder(language, demonstrations(open_task(params), problems))
     batch = 0
     while decoder.streams < streams:
         rng = derive_rng(seed, "fuzz", batch)
         depth = rng.choice((0, 1, 1, 2, 4))
         limits = Limits(window, rng.choice((1, 50, 500, 5000)), rng.choice((1, 4, 10)), depth)
         owners = [rng.choice(problems) for _ in range(BATCH)]
-        requests = [Request(f"{batch}/{n}", language.prompt(problem.numbers, problem.target, None), 1.0, seed,
+        requests = [Request(f"{batch}/{n}", task.prompt(problem), 1.0, seed,
                             rng.choice(("all", "any")) if depth <= 1 else "all")
                     for n, problem in enumerate(owners)]  # fmt: skip
         rollouts = Orchestrator(decoder, language.syntax, limits).run(requests)
-        found.update(check(language, limits, *pair) for pair in zip(owners, rollouts, strict=True))
+        found.update(check(task, limits, *pair) for pair in zip(owners, rollouts, strict=True))
         found["children"] += sum(len(rollout.threads) - 1 for rollout in rollouts)
         batch += 1
     return found, decoder.streams

@@ -47,7 +47,7 @@ def test_checkpoint(disk):
 from apr.pipeline.plan import load_scale
 from apr.core.files import atomic_path
 from apr.training.checkpoint import new_model, save_checkpoint
-from apr.language.tokenizer import make_tokenizer
+from apr.tasks import make_tokenizer
 from pathlib import Path
 params, root = load_scale("default"), Path("{disk}")
 make_tokenizer(params, root / "tokenizer")

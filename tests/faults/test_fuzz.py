@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 from apr.engine.interface import Sampling, Segment
 from apr.language import Language
 from apr.language.vocabulary import DIGITS, Vocabulary
+from apr.pipeline.plan import load_scale
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request, Status
 from apr.rollouts.verdict import judge
-from apr.tasks.countdown import Problem
+from apr.tasks import open_task
+from apr.tasks.countdown.problem import Problem
+from apr.tasks.countdown.words import words_of
 from tests.faults.fuzz import check, fuzz
 
 PROBLEM = Problem("p", (3, 5, 9, 12), 27)
@@ -61,14 +64,15 @@ class Recited:
 
 
 def run(language, texts, limits, join="all"):
+    task = open_task(load_scale("default"), language)
     decoder = Recited(texts, language.syntax.stop_ids)
-    request = Request("p/0", language.prompt(PROBLEM.numbers, PROBLEM.target, None), 1.0, 0, join)
+    request = Request("p/0", task.prompt(PROBLEM), 1.0, 0, join)
     (rollout,) = Orchestrator(decoder, language.syntax, limits).run([request])
-    check(language, limits, PROBLEM, rollout)
+    check(task, limits, PROBLEM, rollout)
     return rollout
 
 
-LANGUAGE = Language(Vocabulary(100, 4, 10))
+LANGUAGE = Language(Vocabulary(100, words_of(4), 10))
 TOKENS = st.integers(0, LANGUAGE.vocabulary.size - 1)
 FRAMES = st.sampled_from([LANGUAGE.vocabulary.encode(text) for text in (
     "spawn #1", "spawn #2", "#1", "run", "join none end", "join 3 + 9 = 12 end", "answer none end", "end",
@@ -92,7 +96,7 @@ def test_a_few_thousand_hostile_streams():
     assert fuzz(2_000, seed=3) == fuzz(2_000, seed=3)
 
 
-BOMB = Language(Vocabulary(100, 4, 10_000))
+BOMB = Language(Vocabulary(100, words_of(4), 10_000))
 
 
 def bomb(count):
@@ -106,7 +110,7 @@ def test_ten_thousand_messages_beyond_what_is_allowed_are_malformed():
 
 
 def test_ten_thousand_messages_that_are_allowed_share_what_is_left_and_are_counted():
-    prompt = len(BOMB.prompt(PROBLEM.numbers, PROBLEM.target, None))
+    prompt = len(open_task(load_scale("default"), BOMB).prompt(PROBLEM))
     spent = len(bomb(10_000))
     returned, answer = BOMB.vocabulary.encode("join none end"), BOMB.vocabulary.encode("answer none end")
     limits = Limits(60_000, spent + 25_000, 10_000, 1)
@@ -137,13 +141,13 @@ def test_empty_and_identical_messages_and_spawns_inside_spawns():
 
 
 def test_numbers_without_end_are_malformed_and_cost_nothing():
-    language = Language(Vocabulary(100, 4, 10))
+    language = Language(Vocabulary(100, words_of(4), 10))
     long = "9" + " ##9" * 3000
     ids = language.vocabulary.ids
     number = [ids[word] for word in long.split()]
     text = [ids["answer"], *number, ids["*"], *number, ids["="], *number, ids["end"]]
     rollout = run(language, [text], Limits(20_000, 20_000, 10, 1))
-    row = judge(language, PROBLEM, rollout)
+    row = judge(open_task(load_scale("default"), language), PROBLEM, rollout)
     assert row.status == "malformed" and row.reason == "expected a number, found '9'"
     longest = ["9"] + ["##9"] * (DIGITS - 1)
     assert language.vocabulary.read_number([ids[word] for word in longest], 0) == (10**DIGITS - 1, DIGITS)

@@ -1,4 +1,4 @@
-"""Text, events and ids are three views of one thing; what breaks the grammar says where and why."""
+"""Text and ids are two views of one thing; what breaks the grammar says where and why."""
 
 import pytest
 from hypothesis import given, settings
@@ -8,14 +8,15 @@ from transformers import PreTrainedTokenizerFast
 
 from apr.core.errors import CheckpointError
 from apr.language import Condition, Language, Malformed, Vocabulary
-from apr.language import events as ev
 from apr.language.pretrained import PretrainedVocabulary, missing_words, new_token
 from apr.language.tokenizer import build_tokenizer, load_language, save_tokenizer
-from apr.tasks.countdown import Operation
+from apr.tasks.countdown.operation import Operation
+from apr.tasks.countdown.words import read_answer, words_of
 
-LANGUAGE = Language(Vocabulary(number_tokens=100, depths=4, messages=10))
+WORDS = words_of(4)
+LANGUAGE = Language(Vocabulary(100, WORDS, 10))
 VOCABULARY = LANGUAGE.vocabulary
-DIGITS = Vocabulary(number_tokens=20, depths=4, messages=10)
+DIGITS = Vocabulary(20, WORDS, 10)
 
 ROOT = (
     "<root> 27 :0 3 5 9 12 children 2 go spawn #2 27 :1 12 + 9 = 21 3 5 #1 27 :1 9 / 3 = 3 5 12 run "
@@ -23,56 +24,68 @@ ROOT = (
     "answer 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 end"
 )
 
+
+def text(*parts):
+    """A strategy of texts: of words, and of strategies of what stands between them."""
+    return st.tuples(*(st.just(part) if isinstance(part, str) else part for part in parts)).map(
+        lambda said: " ".join(map(str, said))
+    )
+
+
+def several(part, low, high, between=" "):
+    return st.lists(part, min_size=low, max_size=high).map(lambda parts: between.join(map(str, parts)))
+
+
 numbers = st.integers(0, 100) | st.integers(0, 3000)
-operations = st.builds(Operation, numbers, st.sampled_from("+-*/"), numbers, numbers)
-states = st.lists(numbers, min_size=1, max_size=4).map(tuple)
-rests = st.lists(numbers, max_size=3).map(tuple)
-line_chains = st.lists(st.tuples(operations, rests), min_size=1, max_size=3).map(
-    lambda parts: tuple(ev.Line(depth, *part) for depth, part in enumerate(parts, start=1))
-)
-nodes = st.builds(ev.Node, numbers, line_chains)
-paths = st.none() | st.lists(operations, min_size=1, max_size=3).map(tuple)
-conditions = st.none() | st.builds(Condition, st.sampled_from(["tokens", "children"]), numbers)
-prompts = st.builds(ev.RootPrompt, numbers, states, conditions) | st.builds(ev.ChildPrompt, nodes)
+operations = text(numbers, st.sampled_from("+-*/"), numbers, "=", numbers)
+lines = several(text(st.sampled_from([":1", ":2", ":3"]), operations, several(numbers, 1, 3)), 1, 3)
+nodes = text(numbers, lines)
+paths = st.just("none") | several(operations, 1, 3, " , ")
+conditions = st.just("") | text(st.sampled_from(["tokens", "children"]), numbers)
+prompts = text("<root>", numbers, ":0", several(numbers, 1, 4), conditions, "go")
+prompts |= text("<child>", nodes, "go")
+spawns = st.lists(nodes, min_size=1, max_size=4).map(lambda found: " ".join(
+    ["spawn", *(f"#{len(found) - place} {node}" for place, node in enumerate(found)), "run"]))  # fmt: skip
 inner = (
-    st.builds(ev.Line, st.integers(0, 3), operations, rests)
-    | st.builds(ev.Leaf, st.sampled_from("+-*/"), numbers, st.sampled_from("<!>"))
-    | st.just(ev.Listing())
-    | st.builds(ev.Goto, line_chains)
-    | st.lists(nodes, min_size=1, max_size=4).map(lambda found: ev.Spawn(tuple(found)))
-    | st.lists(paths, min_size=1, max_size=4).map(lambda found: ev.Joined(tuple(found)))
+    lines
+    | text(st.sampled_from("+-*/"), numbers, st.sampled_from("<!>"))
+    | st.just("list")
+    | text("goto", lines, "go")
+    | spawns
+    | text("joined", several(paths, 1, 4, " joined "), "resume")
 )
-endings = st.builds(ev.Join, paths) | st.builds(ev.Answer, paths)
-threads = st.tuples(prompts, st.lists(inner, max_size=6), endings).map(lambda t: [t[0], *t[1], t[2]])
+endings = text(st.sampled_from(["join", "answer"]), paths, "end")
+threads = text(prompts, several(inner, 0, 6), endings).map(lambda said: " ".join(said.split()))
 
 
 @given(threads)
 @settings(max_examples=300)
-def test_events_survive_ids_and_text(events):
-    ids = LANGUAGE.encode(events)
-    assert LANGUAGE.parse(ids) == events
+def test_text_survives_ids(said):
+    ids = VOCABULARY.encode(said)
+    assert VOCABULARY.decode(ids) == said
     assert VOCABULARY.encode(VOCABULARY.decode(ids)) == ids
 
 
 @given(st.lists(st.integers(-5, VOCABULARY.size + 5), max_size=60))
 @settings(max_examples=300)
 def test_no_ids_raise(ids):
-    parsed = LANGUAGE.parse(ids)
-    assert isinstance(parsed, (list, Malformed))
-    assert isinstance(LANGUAGE.answer(ids), (list, Malformed, type(None)))
-    if isinstance(parsed, list):
-        assert LANGUAGE.encode(parsed) == ids
+    assert isinstance(read_answer(VOCABULARY, ids), (list, Malformed, type(None)))
+    for found in (LANGUAGE.syntax.messages([*ids, 0]), LANGUAGE.syntax.returned([*ids, 0])):
+        assert isinstance(found, (list, Malformed))
 
 
-@given(threads, st.data())
+@given(paths, st.data())
 @settings(max_examples=300)
-def test_a_thread_with_one_token_changed_is_parsed_or_malformed(events, data):
-    ids = LANGUAGE.encode(events)
+def test_an_answer_with_one_token_changed_is_read_or_malformed(path, data):
+    ids = VOCABULARY.encode(f"<root> 27 :0 3 5 go answer {path} end")
     ids[data.draw(st.integers(0, len(ids) - 1))] = data.draw(st.integers(0, VOCABULARY.size - 1))
-    parsed = LANGUAGE.parse(ids)
-    if isinstance(parsed, Malformed):
-        assert 0 <= parsed.position <= len(ids)
-        assert parsed.reason
+    found = read_answer(VOCABULARY, ids)
+    if isinstance(found, Malformed):
+        assert 0 <= found.position <= len(ids)
+        assert found.reason
+    elif found is not None:
+        said = " , ".join(f"{left} {op} {right} = {result}" for left, op, right, result in found)
+        assert VOCABULARY.decode(ids).endswith(f"answer {said} end")
 
 
 def test_numbers_up_to_the_bound_are_one_token_and_larger_ones_by_digits():
@@ -82,28 +95,36 @@ def test_numbers_up_to_the_bound_are_one_token_and_larger_ones_by_digits():
 
 
 def test_prompt_and_answer():
-    ids = LANGUAGE.prompt((3, 5, 9, 12), 27, Condition("children", 2))
+    ids = LANGUAGE.syntax.prompt(VOCABULARY.encode("27 :0 3 5 9 12"), Condition("children", 2))
     assert VOCABULARY.decode(ids) == "<root> 27 :0 3 5 9 12 children 2 go"
     answer = [Operation(9, "/", 3, 3), Operation(5, "*", 3, 15), Operation(15, "+", 12, 27)]
-    assert LANGUAGE.answer(VOCABULARY.encode(ROOT)) == answer
-    assert LANGUAGE.answer(VOCABULARY.encode("<root> 27 :0 1 2 go answer none end")) is None
-    assert LANGUAGE.answer(VOCABULARY.encode("<root> 27 :0 1 2 go")) == Malformed(6, "no answer")
+    assert read_answer(VOCABULARY, VOCABULARY.encode(ROOT)) == answer
+    assert read_answer(VOCABULARY, VOCABULARY.encode("<root> 27 :0 1 2 go answer none end")) is None
+    assert read_answer(VOCABULARY, VOCABULARY.encode("<root> 27 :0 1 2 go")) == Malformed(6, "no answer")
 
 
 @pytest.mark.parametrize(
-    ("text", "position", "reason"),
+    ("said", "position", "reason"),
     [
-        ("27 :0", 0, "a thread starts with <root> or <child>, not '27'"),
-        ("<root> 27 3 5 go", 2, "expected ':0', found '3'"),
-        ("<root> 27 :0 3 5 go + 8", 8, "expected one of < ! >, found 'nothing'"),
-        ("<root> 27 :0 3 5 go spawn run", 7, "spawn of nothing"),
-        ("<root> 27 :0 3 5 go answer none end end", 9, "text after the end"),
-        ("<root> 27 :0 3 5 go :1 3 + 5 8", 10, "expected '=', found '8'"),
-        ("<root> 27 :0 3 5 go <pad>", 6, "'<pad>' starts nothing"),
+        ("answer", 1, "expected a number, found 'nothing'"),
+        ("answer 3 5", 2, "expected one of + - * /, found '5'"),
+        ("answer 3 + 5 8 end", 4, "expected '=', found '8'"),
+        ("answer 3 + 5 = 8", 6, "expected 'end', found 'nothing'"),
+        ("answer 3 + 5 = 8 , end", 7, "expected a number, found 'end'"),
+        ("answer none 3 end", 2, "expected 'end', found '3'"),
+        ("answer none end end", 3, "text after the end"),
+        ("answer <pad> end", 1, "expected a number, found '<pad>'"),
     ],
 )
-def test_malformed_says_where_and_why(text, position, reason):
-    assert LANGUAGE.parse(VOCABULARY.encode(text)) == Malformed(position, reason)
+def test_malformed_says_where_and_why(said, position, reason):
+    assert read_answer(VOCABULARY, VOCABULARY.encode(said)) == Malformed(position, reason)
+
+
+def test_what_a_model_samples_is_neither_prompt_nor_joined():
+    ids = VOCABULARY.encode(ROOT)
+    sampled = [token for token, mine in zip(ids, LANGUAGE.syntax.sampled(ids), strict=True) if mine]
+    said = ROOT.split(" go ")[1]
+    assert VOCABULARY.decode(sampled) == said[: said.index("joined")] + said[said.index("answer") :]
 
 
 def test_spawn_and_join_on_ids():
@@ -149,10 +170,9 @@ def test_broken_joins_are_values(text, reason):
 
 @given(threads)
 @settings(max_examples=50)
-def test_the_tokenizer_has_the_same_ids(events):
-    text = VOCABULARY.decode(LANGUAGE.encode(events))
-    assert TOKENIZER.encode(text) == VOCABULARY.encode(text)
-    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+def test_the_tokenizer_has_the_same_ids(said):
+    assert TOKENIZER.encode(said) == VOCABULARY.encode(said)
+    assert TOKENIZER.decode(TOKENIZER.encode(said)) == said
 
 
 TOKENIZER = build_tokenizer(VOCABULARY)
@@ -161,8 +181,8 @@ TOKENIZER = build_tokenizer(VOCABULARY)
 def test_a_saved_tokenizer_is_checked(tmp_path):
     save_tokenizer(LANGUAGE, tmp_path)
     assert load_language(tmp_path).vocabulary.words == VOCABULARY.words
-    text = (tmp_path / "thread_language.json").read_text()
-    (tmp_path / "thread_language.json").write_text(text.replace("100", "90"))
+    saved = (tmp_path / "thread_language.json").read_text()
+    (tmp_path / "thread_language.json").write_text(saved.replace("100", "90"))
     with pytest.raises(CheckpointError, match="not those of the thread language"):
         load_language(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
@@ -199,8 +219,9 @@ def pretrained(style) -> Language:
         tokenizer.pre_tokenizer = None
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<s>")
-    tokenizer.add_tokens([new_token(word) for word in missing_words(tokenizer, 4, 10)], special_tokens=True)
-    return Language(PretrainedVocabulary(tokenizer, 4, 10, rows=len(tokenizer) + 5))
+    missing = missing_words(tokenizer, WORDS, 10)
+    tokenizer.add_tokens([new_token(word) for word in missing], special_tokens=True)
+    return Language(PretrainedVocabulary(tokenizer, WORDS, 10, rows=len(tokenizer) + 5))
 
 
 PRETRAINED = {style: pretrained(style) for style in STYLES}
@@ -224,20 +245,20 @@ def test_tokenizers_write_what_they_can_in_their_own_tokens():
 
 @given(threads, st.sampled_from(list(STYLES)))
 @settings(max_examples=300)
-def test_other_tokenizers_say_the_same(events, style):
-    """The same text gives the same events and the same framing, whatever the ids."""
-    language, text = PRETRAINED[style], VOCABULARY.decode(LANGUAGE.encode(events))
-    ids = language.vocabulary.encode(text)
-    assert ids == language.encode(events) and language.vocabulary.decode(ids) == text
-    assert language.parse(ids) == LANGUAGE.parse(VOCABULARY.encode(text)) == events
-    for event in events:
-        if isinstance(event, ev.Spawn):
-            ours, theirs = (
-                list(map(each.vocabulary.decode, each.syntax.messages(each.encode([event]))))
-                for each in (LANGUAGE, language)
-            )
-            assert ours == theirs
-    assert language.answer(ids) == LANGUAGE.answer(LANGUAGE.encode(events)) or isinstance(events[-1], ev.Join)
+def test_other_tokenizers_say_the_same(said, style):
+    """The same text has the same framing and the same answer, whatever the ids."""
+    language = PRETRAINED[style]
+    ids, ours = language.vocabulary.encode(said), VOCABULARY.encode(said)
+    assert language.vocabulary.decode(ids) == said
+    for each, thread in ((language, ids), (LANGUAGE, ours)):
+        assert not {"<unk>"} & set(map(each.vocabulary.word, thread))
+    blocks = said.split(" run")[:-1]
+    for until in (" run".join(blocks[: place + 1]) + " run" for place in range(len(blocks))):
+        theirs, mine = (list(map(each.vocabulary.decode, each.syntax.messages(each.vocabulary.encode(until))))
+                        for each in (language, LANGUAGE))  # fmt: skip
+        assert theirs == mine
+    if "answer" in said:
+        assert read_answer(language.vocabulary, ids) == read_answer(VOCABULARY, ours)
 
 
 @given(st.data(), st.sampled_from(list(STYLES)))
@@ -246,24 +267,24 @@ def test_what_other_tokenizers_cannot_read_is_malformed(data, style):
     """Any ids, among them rows of the embeddings that no token has; more often such as nearly read."""
     language = PRETRAINED[style]
     any_id = st.integers(0, language.vocabulary.size - 1)
-    ids = data.draw(threads.map(language.encode)) if data.draw(st.booleans()) else []
+    ids = data.draw(threads.map(language.vocabulary.encode)) if data.draw(st.booleans()) else []
     ids = [*ids, *data.draw(st.lists(any_id, max_size=20))]
     if ids:
         ids[data.draw(st.integers(0, len(ids) - 1))] = data.draw(any_id)
-    parsed, syntax = language.parse(ids), language.syntax
-    for found in (parsed, syntax.messages([*ids, 0]), syntax.returned([*ids, 0])):
-        assert isinstance(found, (list, Malformed))
-    if isinstance(parsed, list):
-        text = language.vocabulary.decode(ids)
-        assert "<unk>" not in text and language.parse(language.encode(parsed)) == parsed
+    found, syntax = read_answer(language.vocabulary, ids), language.syntax
+    for each in (found, syntax.messages([*ids, 0]), syntax.returned([*ids, 0])):
+        assert isinstance(each, (list, Malformed, type(None)))
+    if isinstance(found, list):
+        said = " , ".join(f"{left} {op} {right} = {result}" for left, op, right, result in found)
+        assert read_answer(language.vocabulary, language.vocabulary.encode(f"answer {said} end")) == found
 
 
 def test_text_of_the_pretraining_is_no_word():
     language = PRETRAINED["gpt2"]
     words, tokenizer = language.vocabulary, language.vocabulary.tokenizer
     stray = tokenizer.encode("the")[:1]
-    prompt = words.encode("<root> 27 :0 3 5 go")
-    assert language.parse(prompt + stray) == Malformed(len(prompt), "'<unk>' starts nothing")
+    answer = words.encode("answer 3 + 5")
+    assert read_answer(words, answer + stray) == Malformed(len(answer), "expected '=', found '<unk>'")
     spawn = [*words.encode("spawn #1 27"), *stray, *words.encode("run")]
     assert language.syntax.messages(spawn) == Malformed(3, "'<unk>' inside a spawn")
     blank = tokenizer.convert_tokens_to_ids("Ġ")
@@ -274,7 +295,7 @@ def test_a_tokenizer_that_cannot_write_numbers_is_refused():
     letters = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
     letters = PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="<unk>")
     with pytest.raises(CheckpointError, match="is missing"):
-        PretrainedVocabulary(letters, 4, 10, 2)
-    letters.add_tokens([new_token(word) for word in missing_words(letters, 4, 10)])
+        PretrainedVocabulary(letters, WORDS, 10, 2)
+    letters.add_tokens([new_token(word) for word in missing_words(letters, WORDS, 10)])
     with pytest.raises(CheckpointError, match="writes 0 so that it cannot be read back"):
-        PretrainedVocabulary(letters, 4, 10, 2)
+        PretrainedVocabulary(letters, WORDS, 10, 2)

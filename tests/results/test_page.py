@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 import pytest
 
 from apr.core.files import read_json
-from apr.language.language import build_language
 from apr.pipeline.plan import load_scale
 from apr.results.claims.claims import CLAIMS
 from apr.results.evidence import read_evidence
@@ -16,7 +15,9 @@ from apr.results.render import TEMPLATES, render
 from apr.results.report.page import make_report, numeric, picture
 from apr.results.report.trees import problem_cases, rollout_entry
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
-from apr.tasks.countdown import Problem, read_problems
+from apr.tasks import open_task
+from apr.tasks.countdown.problem import Problem
+from apr.tasks.problems import read_problems
 from tests.chromium import CHROMIUM, open_browser
 
 VOID = {"br", "img", "link", "meta"}
@@ -143,7 +144,7 @@ def test_rollouts_are_as_evaluated_or_say_that_they_are_not(made, cases):
     evidence = read_evidence(params, data / "eval", data / "latency")
     for key, cell in evidence.cells.items():
         cell.columns["prompt"][:] += key.stage == "rl"
-    problems = read_problems(data / "problems/test.parquet")
+    problems = read_problems(open_task(params), data / "problems/test.parquet")
     for case in problem_cases(evidence, problems, data / "models"):
         for rollout in case["rollouts"]:
             assert rollout["note"].endswith("other rounding") == rollout["name"].startswith("rl/")
@@ -216,12 +217,12 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def viewer(params, browser, tmp_path):
     """The page with two problems: a small tree twice, and one of 201 threads."""
-    language = build_language(params.grammar, params.problems)
+    task = open_task(params)
     sizes = {"small": [(3, 20, 1), (2, 20, 2)], "wide": [(100, 60, 2)]}
     problem = Problem("p", (3, 5, 9), 27)
     cases = []
     for name, these in sizes.items():
-        shown = [rollout_entry(language, problem, wide(language, *size), f"r{place}")
+        shown = [rollout_entry(task, problem, wide(task.language, *size), f"r{place}")
                  for place, size in enumerate(these)]  # fmt: skip
         cases.append({"group": "g", "title": name, "note": "n", "rollouts": shown})
     path = tmp_path / "viewer.html"

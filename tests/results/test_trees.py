@@ -10,11 +10,11 @@ from apr.core.params import load_params
 from apr.evaluation.latency_model import Part, parts_of
 from apr.evaluation.points import Point
 from apr.evaluation.results import Cell, Key
-from apr.language.language import build_language
 from apr.results.report.trees import choose, compared, rollout_entry, timeline
 from apr.rollouts.records import THREAD_SCHEMA, rollouts_of, rows_of
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
-from apr.tasks.countdown import Problem
+from apr.tasks import open_task
+from apr.tasks.countdown.problem import Problem
 
 
 @pytest.mark.parametrize(
@@ -110,16 +110,16 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def language():
+def task():
     params = load_params("params.yaml")
-    return build_language(params.grammar, params.problems)
+    return open_task(params)
 
 
 @pytest.fixture
-def rollout(language):
+def rollout(task):
     threads = []
     for index, texts in enumerate(TEXTS):
-        pieces = [language.vocabulary.encode(text) for text in texts]
+        pieces = [task.language.vocabulary.encode(text) for text in texts]
         ids = [token for piece in pieces for token in piece]
         sampled = [place % 2 == 1 for place, piece in enumerate(pieces) for _ in piece]
         spawns = [] if index else [Spawn(len(pieces[0]) + len(pieces[1]), [1, 2])]
@@ -128,8 +128,8 @@ def rollout(language):
     return Rollout("r", threads)
 
 
-def test_an_entry_by_hand(language, rollout):
-    shown = rollout_entry(language, Problem("p", (3, 5, 9), 27), rollout, "here")
+def test_an_entry_by_hand(task, rollout):
+    shown = rollout_entry(task, Problem("p", (3, 5, 9), 27), rollout, "here")
     facts = ("name", "solved", "answer", "reason", "total", "sequential", "children")
     assert [shown[name] for name in facts] == [
         "here", False, "none", "declares no solution", 20 + 3 + 3 + 13, 20 + 13 + 3, 2
@@ -142,9 +142,9 @@ def test_an_entry_by_hand(language, rollout):
     ]  # fmt: skip
 
 
-def test_what_was_cancelled_has_returned_nothing(language, rollout):
+def test_what_was_cancelled_has_returned_nothing(task, rollout):
     rollout.threads[2].status, rollout.threads[2].reason = Status.TRUNCATED, "window full"
-    thread = rollout_entry(language, Problem("p", (3, 5, 9), 27), rollout, "here")["threads"][2]
+    thread = rollout_entry(task, Problem("p", (3, 5, 9), 27), rollout, "here")["threads"][2]
     assert (thread["returned"], thread["status"], thread["reason"]) == ("none", "truncated", "window full")
 
 

@@ -14,8 +14,9 @@ from apr.language.thread_syntax import ThreadSyntax
 from apr.language.vocabulary import Vocabulary
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits, Request, Rollout, Status, Usage
+from apr.tasks.countdown.words import words_of
 
-VOCABULARY = Vocabulary(20, 4, 5)
+VOCABULARY = Vocabulary(20, words_of(4), 5)
 SYNTAX = ThreadSyntax(VOCABULARY)
 LIMITS = Limits(window=64, max_tokens=200, max_children=3, max_depth=1)
 

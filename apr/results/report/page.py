@@ -27,7 +27,8 @@ from apr.results.figures.make import FIGURES
 from apr.results.render import render
 from apr.results.report.curves import CURVES, draw_curves
 from apr.results.report.trees import problem_cases, training_cases
-from apr.tasks.countdown import read_problems
+from apr.tasks import open_task
+from apr.tasks.problems import read_problems
 from apr.training.rl.log import read_log
 
 SAID = ("model", "method", "stage", "run", "temperature", "condition", "amount", "samples", "join",
@@ -55,8 +56,9 @@ def make_report(params: Params, root: Path, out: Path) -> None:
     """
     data, results, models = root / "data", root / "results", root / "data" / "models"
     evidence = read_evidence(params, data / "eval", data / "latency")
-    cases = problem_cases(evidence, read_problems(data / "problems/test.parquet"), models)
-    cases += training_cases(params, read_problems(data / "problems/validation.parquet"), models)
+    task = open_task(params)
+    cases = problem_cases(evidence, read_problems(task, data / "problems/test.parquet"), models)
+    cases += training_cases(params, read_problems(task, data / "problems/validation.parquet"), models)
     claims = read_csv(results / "claims.csv")
     kept = {case["group"] for case in cases}
     write_text(out, render(

@@ -13,15 +13,15 @@ from apr.evaluation.latency_model import Part, parts_of
 from apr.evaluation.points import Point, condition_kind, jobs, points, teachers
 from apr.evaluation.results import Cell, Key, ledger
 from apr.evaluation.sweep import make_request
-from apr.language import Language
-from apr.language.events import Malformed
+from apr.language import Malformed
 from apr.language.tokenizer import load_language
 from apr.results.evidence import Evidence
 from apr.rollouts.decoding import orchestrate
 from apr.rollouts.records import rollouts_of
 from apr.rollouts.rollout import Rollout, Status
 from apr.rollouts.verdict import judge
-from apr.tasks.countdown import Problem
+from apr.tasks import open_task
+from apr.tasks.task import Problem, Task
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA
 
 
@@ -76,7 +76,7 @@ def choose(cell: Cell) -> dict[str, list[str]]:
 def compared(params: Params) -> list[tuple[str, str, Point]]:
     """Stage, model and point of all that is shown of a problem: the models that RL starts from, each before
     its policies, as little conditioned and as nearly greedy as the sweeps have them; threads come last."""
-    parallel = {method: params.traces.methods[method].solver == "apr" for method in teachers(params)}
+    parallel = {method: params.traces.methods[method].spawns > 0 for method in teachers(params)}
     found = []
     for method in sorted(parallel, key=parallel.__getitem__):
         policies = [job for job in jobs(params)
@@ -111,15 +111,16 @@ def problem_cases(evidence: Evidence, problems: Sequence[Problem], models: Path)
     for key, (stage, model, point) in zip(keys, shown, strict=True):
         checkpoint, kind = models / stage / model, condition_kind(params, model, stage)
         language, cell = load_language(checkpoint), evidence.cells[key]
+        task = open_task(params, language)
         engine = open_engine(params.engine, params.grammar.window, language.syntax.stop_ids, checkpoint)
         orchestrator = orchestrate(params, language, engine)
-        requests = [make_request(params, language, problem, point, kind) for problem in picked]
+        requests = [make_request(task, problem, point, kind) for problem in picked]
         for problem, rollout in zip(picked, orchestrator.run(requests), strict=True):
-            now = ledger(rollout) | {"strict": judge(language, problem, rollout).strict}
+            now = ledger(rollout) | {"strict": judge(task, problem, rollout).strict}
             row = cell.problems.index(problem.id), point.sample
             same = all(cell.columns[name][row] == value for name, value in now.items())
             note = "" if same else "decoded anew, and not as in the evaluation: other rounding"
-            rollouts[problem.id].append(rollout_entry(language, problem, rollout, str(key), note))
+            rollouts[problem.id].append(rollout_entry(task, problem, rollout, str(key), note))
     return [
         _case("test problems", problem, f"by {basis}", rollouts[problem.id], chosen[problem.id])
         for problem in sorted(picked, key=lambda problem: list(chosen).index(problem.id))
@@ -134,13 +135,13 @@ def training_cases(params: Params, problems: Sequence[Problem], models: Path) ->
         path = models / "rl" / policy / "rollouts.parquet"
         if not path.is_file():
             continue
-        language = load_language(path.parent)
+        task = open_task(params, load_language(path.parent))
         steps: dict[str, dict[int, list[dict[str, Any]]]] = {}
         for row in read_rows(path, SNAPSHOT_SCHEMA):
             steps.setdefault(row["problem_id"], {}).setdefault(row["step"], []).append(row)
         for name, rows in steps.items():
             decoded = {step: rollouts_of(rows[step])[0] for step in rows}
-            shown = [rollout_entry(language, by_id[name], rollout, f"{policy} after step {step}")
+            shown = [rollout_entry(task, by_id[name], rollout, f"{policy} after step {step}")
                      for step, rollout in decoded.items()]  # fmt: skip
             found.append(_case(f"training of rl/{policy}", by_id[name], "greedy", shown))
     return found
@@ -149,21 +150,21 @@ def training_cases(params: Params, problems: Sequence[Problem], models: Path) ->
 def _case(
     group: str, problem: Problem, note: str, rollouts: list[dict[str, Any]], kinds: Sequence[str] = ()
 ) -> Case:
-    title = ": ".join((", ".join(kinds), f"{' '.join(map(str, problem.numbers))} → {problem.target}"))
+    title = ": ".join((", ".join(kinds), f"{problem}"))
     return {"group": group, "title": title.removeprefix(": "), "note": f"{problem.id}, {note}",
             "rollouts": rollouts}  # fmt: skip
 
 
 def rollout_entry(
-    language: Language, problem: Problem, rollout: Rollout, name: str, note: str = ""
+    task: Task, problem: Problem, rollout: Rollout, name: str, note: str = ""
 ) -> dict[str, Any]:
     """A rollout as JSON: verdict, token counts, and its threads with their parts.
 
     A part is: the step at which it begins, its sampled tokens, the text it reads, the text it samples, and
     the threads that it spawns.
     """
-    threads, judged, usage = parts_of(rollout), judge(language, problem, rollout), rollout.usage
-    when, decode, entries = timeline(threads), language.vocabulary.decode, []
+    threads, judged, usage = parts_of(rollout), judge(task, problem, rollout), rollout.usage
+    when, decode, entries = timeline(threads), task.language.vocabulary.decode, []
     for thread, parts, starts in zip(rollout.threads, threads, when.starts, strict=True):
         at, pieces = 0, []
         for part, start in zip(parts, starts, strict=True):
@@ -171,9 +172,9 @@ def rollout_entry(
             texts = decode(thread.ids[at:middle]), decode(thread.ids[middle:end])
             pieces.append([start, part.sampled, *texts, part.spawned])
             at = end
-        returned = language.syntax.returned(thread.ids)
+        returned = task.language.syntax.returned(thread.ids)
         if thread.parent < 0 or thread.status != Status.DONE or isinstance(returned, Malformed):
-            returned = language.syntax.nothing
+            returned = task.language.syntax.nothing
         entries.append({
             "parent": thread.parent, "depth": thread.depth, "status": str(thread.status),
             "reason": thread.reason, "end": when.ends[thread.index], "parts": pieces,

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from itertools import combinations
 
-from apr.language.operation import legal_operations
+from apr.tasks.countdown.operation import legal_operations
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,19 +1,11 @@
-"""The only judge in the repository: for rewards, evaluation and traces alike."""
+"""The judge of solutions, and when two of them are one."""
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from apr.language.operation import Operation
+from apr.tasks.countdown.operation import Operation
 from apr.tasks.countdown.problem import Problem
-
-
-class Verdict(NamedTuple):
-    """`strict` counts; `lenient` is the paper's reference rule, for comparison only."""
-
-    strict: bool
-    lenient: bool
-    reason: str
+from apr.tasks.task import Verdict
 
 
 def _arithmetic_error(operation: Operation) -> str | None:
@@ -61,3 +53,19 @@ def verify(problem: Problem, operations: Sequence[Operation]) -> Verdict:
     if fault is None and len(operations) != len(problem.numbers) - 1:
         fault = "numbers left over"
     return Verdict(fault is None, True, fault or "solved")
+
+
+def expression(operations: Sequence[Operation]) -> str:
+    """The expression that the last operation computes, operands of + and * sorted.
+
+    Two answers that differ only in the order of independent operations, or of commuting operands, agree.
+    """
+    made: dict[int, list[str]] = {}
+    text = ""
+    for left, op, right, result in operations:
+        sides = [made[value].pop(0) if made.get(value) else str(value) for value in (left, right)]
+        if op in "+*":
+            sides.sort()
+        text = f"({sides[0]} {op} {sides[1]})"
+        made.setdefault(result, []).append(text)
+    return text

@@ -12,7 +12,7 @@ from apr.core.params import Policy
 from apr.language import Language
 from apr.rollouts.rollout import Rollout
 from apr.rollouts.verdict import Judgement
-from apr.tasks.countdown import Problem
+from apr.tasks.task import Problem
 
 
 class Step(NamedTuple):

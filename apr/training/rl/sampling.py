@@ -18,7 +18,8 @@ from apr.language import Condition, Language
 from apr.rollouts.decoding import orchestrate, prompt_of
 from apr.rollouts.rollout import Request, Rollout, Status
 from apr.rollouts.verdict import judge
-from apr.tasks.countdown import Problem
+from apr.tasks import open_task
+from apr.tasks.task import Problem
 from apr.training.rl.algorithm import Group, Step
 from apr.training.rl.credit import CREDITS
 from apr.training.rl.packing import PackedRow, pack
@@ -52,6 +53,7 @@ class Sampler:
     def __init__(self, params: Params, policy: str, language: Language, problems: Sequence[Problem],
                  served: ServedPolicy | None = None):  # fmt: skip
         self._params, self._language, self._served = params, language, served
+        self._task = open_task(params, language)
         self._settings = params.rl.policies[policy]
         self._steps = steps_of(params, policy)
         self._problems = {problem.id: problem for problem in problems}
@@ -62,7 +64,7 @@ class Sampler:
         """Returns the request for the policy's greedy rollout of a problem."""
         children = self._settings.children
         condition = None if children is None else Condition("children", children)
-        return Request(problem.id, prompt_of(self._params, self._language, problem, condition), 0.0, 0)
+        return Request(problem.id, prompt_of(self._task, problem, condition), 0.0, 0)
 
     def decode(self, requests: Sequence[Request], model: PreTrainedModel | PeftModel) -> list[Rollout]:
         """Returns rollouts of the model in training, in the order of their requests; decoded here, in
@@ -114,7 +116,7 @@ class Sampler:
 
     def _group(self, name: str, rollouts: Sequence[Rollout], step: Step) -> Group:
         problem = self._problems[name]
-        verdicts = [judge(self._language, problem, rollout) for rollout in rollouts]
+        verdicts = [judge(self._task, problem, rollout) for rollout in rollouts]
         reward = REWARDS[self._settings.reward]
         rewards = [reward(*judged, step) for judged in zip(rollouts, verdicts, strict=True)]
         return Group(problem, rollouts, verdicts, rewards)

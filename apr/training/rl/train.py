@@ -49,7 +49,8 @@ from apr.core.process import sharded, share
 from apr.core.progress import Meter
 from apr.engine.checkpoint import resolve_device
 from apr.language.tokenizer import load_language
-from apr.tasks.countdown.problem import read_problems
+from apr.tasks import open_task
+from apr.tasks.problems import read_problems
 from apr.training.checkpoint import load_trainable, merge_adapters, save_checkpoint
 from apr.training.rl.log import StepLog, read_log, summary
 from apr.training.rl.nccl import check_nccl, nccl_options
@@ -83,14 +84,15 @@ def train_rl(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     language = load_language(checkpoint)
-    drawn = draw_problems(params, policy, read_problems(problems))
+    task = open_task(params)
+    drawn = draw_problems(params, policy, read_problems(task, problems))
     work = out.with_name(f"{out.name}.work")
     served = ServedPolicy(params, language, checkpoint, work / "served") if params.rl.servers else None
     sampler, steps = Sampler(params, policy, language, drawn, served), steps_of(params, policy)
     config, lora = trainer_config(params, policy, work), params.rl.lora
     with config.main_process_first(local=False):
         resume_from = open_work(work, run_identity(params, policy, [problems, validation], checkpoint))
-    shown = [sampler.greedy(problem) for problem in read_problems(validation)[:PROBLEMS]]
+    shown = [sampler.greedy(problem) for problem in read_problems(task, validation)[:PROBLEMS]]
     with Meter(f"rl {policy}", steps, "step") as meter:
         trainer = PackedGRPOTrainer(
             sampler.sample,

@@ -37,7 +37,7 @@ def starting_model(
     base = Path(sft.base)
     model = load_trainable(base, device="cpu")
     check_window(base, model.config, params.grammar.window)
-    if extend_tokenizer(base, vocabulary.depths, vocabulary.messages).vocabulary.ids != vocabulary.ids:
+    if extend_tokenizer(base, vocabulary.task, vocabulary.messages).vocabulary.ids != vocabulary.ids:
         raise CheckpointError(f"{base}: the tokenizer was not made for this model")
     spoken = (base / LANGUAGE_FILE).is_file()
     foreign = vocabulary if isinstance(vocabulary, PretrainedVocabulary) and not spoken else None

@@ -10,14 +10,23 @@ from hypothesis import strategies as st
 
 from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_rows, write_rows
-from apr.core.params import Grammar, Problems
-from apr.language import build_language
-from apr.tasks.countdown import PROBLEM_SCHEMA, Problem, legal_operations, read_problems
-from apr.tasks.countdown.generate import generate_problems
+from apr.core.params import load_params
+from apr.tasks import open_task
+from apr.tasks.countdown.operation import legal_operations
+from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem
+from apr.tasks.countdown.settings import CountdownProblems
 from apr.tasks.countdown.solvable import reachable, solvable
-from apr.tasks.countdown.stream import stream_problems
+from apr.tasks.problems import generate_problems, read_problems, stream_problems
 
-SETTINGS = Problems(numbers=3, number_range=(1, 9), target_range=(5, 20), train=40, validation=10, test=10)
+PARAMS = load_params("params.yaml")
+SETTINGS = CountdownProblems(
+    numbers=3, number_range=(1, 9), target_range=(5, 20), train=40, validation=10, test=10
+)
+TASK = open_task(PARAMS)
+
+
+def generated(settings, seed):
+    return generate_problems(open_task(PARAMS.model_copy(update={"problems": settings, "seed": seed})))
 
 
 def brute_force(numbers, max_value):
@@ -57,7 +66,7 @@ def test_five_numbers_are_solvable_where_the_target_is_reachable(numbers, target
 
 
 def test_splits_are_disjoint_solvable_and_within_their_ranges():
-    splits = generate_problems(SETTINGS, seed=0)
+    splits = generated(SETTINGS, 0)
     assert {split: len(problems) for split, problems in splits.items()} == {
         "train": 40, "validation": 10, "test": 10,
     }  # fmt: skip
@@ -71,16 +80,16 @@ def test_splits_are_disjoint_solvable_and_within_their_ranges():
 
 
 def test_the_seed_and_nothing_else_decides():
-    assert generate_problems(SETTINGS, 1) == generate_problems(SETTINGS, 1)
-    assert generate_problems(SETTINGS, 1) != generate_problems(SETTINGS, 2)
+    assert generated(SETTINGS, 1) == generated(SETTINGS, 1)
+    assert generated(SETTINGS, 1) != generated(SETTINGS, 2)
     more = SETTINGS.model_copy(update={"train": 60})
-    assert generate_problems(more, 1)["test"] == generate_problems(SETTINGS, 1)["test"]
+    assert generated(more, 1)["test"] == generated(SETTINGS, 1)["test"]
 
 
 def test_more_problems_than_there_are_is_an_error():
     few = SETTINGS.model_copy(update={"number_range": (1, 2), "train": 1000})
     with pytest.raises(ParamsError, match="wider number_range"):
-        generate_problems(few, 0)
+        generated(few, 0)
 
 
 def write(path, *rows):
@@ -92,17 +101,17 @@ def write(path, *rows):
 def test_problem_files_are_checked(tmp_path):
     path = tmp_path / "problems.parquet"
     with pytest.raises(DataError, match="no such file"):
-        read_problems(path)
+        read_problems(TASK, path)
     with pytest.raises(DataError, match="'b' has no solution"):
-        read_problems(write(path, ("a", [1, 2], 3), ("b", [1, 2], 50)))
+        read_problems(TASK, write(path, ("a", [1, 2], 3), ("b", [1, 2], 50)))
     with pytest.raises(DataError, match="'a' occurs twice"):
-        read_problems(write(path, ("a", [1, 2], 3), ("a", [1, 3], 4)))
+        read_problems(TASK, write(path, ("a", [1, 2], 3), ("a", [1, 3], 4)))
     with pytest.raises(DataError, match="holds no problems"):
-        read_problems(write(path))
+        read_problems(TASK, write(path))
     write(path, ("a", [1, 2], 3))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="not a readable Parquet file"):
-        read_problems(path)
+        read_problems(TASK, path)
     write(path, ("a", [1, 2], 3))
     pq.write_table(pq.read_table(path).drop_columns(["target"]), path)
     with pytest.raises(DataError, match="column 'target' is missing"):
@@ -114,9 +123,8 @@ def test_the_order_of_the_numbers_changes_nothing(tmp_path, numbers):
     path = write(tmp_path / "problems.parquet", ("p", list(numbers), 27))
     made = Problem("p", numbers, 27)
     assert made == Problem("p", (3, 5, 9, 12), 27) and made.numbers == (3, 5, 9, 12)
-    assert [made] == read_problems(path) == list(stream_problems(path))
-    language = build_language(Grammar(), SETTINGS)
-    assert language.prompt(numbers, 27, None) == language.prompt((3, 5, 9, 12), 27, None)
+    assert [made] == read_problems(TASK, path) == list(stream_problems(TASK, path))
+    assert TASK.prompt(made) == TASK.prompt(Problem("q", (3, 5, 9, 12), 27))
 
 
 @pytest.mark.parametrize(
@@ -132,14 +140,15 @@ def test_the_order_of_the_numbers_changes_nothing(tmp_path, numbers):
         (("p", [-1, 2], 1), "not a Countdown problem"),
         (("p", [1, 2], -1), "not a Countdown problem"),
         (("p", [1] * 7, 7), "allowed: 2 to 6 numbers"),
+        (("p", [10**8, 10**8, 10**8], 7), "allowed: a product of at most 2^58"),
         (("p\n", [1, 2], 50), "'p\\n' has no solution"),
     ],
 )
 def test_rows_that_are_no_problems_are_refused_in_one_line(tmp_path, row, said):
     path = write(tmp_path / "problems.parquet", row)
-    for read in (read_problems, lambda path: list(stream_problems(path))):
+    for read in (read_problems, lambda task, path: list(stream_problems(task, path))):
         with pytest.raises(DataError) as error:
-            read(path)
+            read(TASK, path)
         assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -159,6 +168,6 @@ def test_columns_of_another_type_are_refused(tmp_path, column, values):
     path = write(tmp_path / "problems.parquet", ("a", [1, 2], 3))
     table = pq.read_table(path)
     pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
-    for read in (read_problems, lambda path: list(stream_problems(path))):
+    for read in (read_problems, lambda task, path: list(stream_problems(task, path))):
         with pytest.raises(DataError, match="problems.parquet: (column|not a readable Parquet file)"):
-            read(path)
+            read(TASK, path)

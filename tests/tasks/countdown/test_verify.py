@@ -4,14 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apr.tasks.countdown import Operation, Problem, legal_operations, verify
+from apr.tasks.countdown.operation import Operation, legal_operations
+from apr.tasks.countdown.problem import Problem
+from apr.tasks.countdown.verify import verify
 
 PROBLEM = Problem("p", (3, 5, 9, 12), 27)
 SOLUTION = [Operation(9, "/", 3, 3), Operation(5, "*", 3, 15), Operation(15, "+", 12, 27)]
 
 
 def test_a_solution_is_solved():
-    assert verify(PROBLEM, SOLUTION) == (True, True, "solved")
+    assert verify(PROBLEM, SOLUTION) [:3] == (True, True, "solved")
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_a_solution_is_solved():
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(operations, lenient, reason):
-    assert verify(PROBLEM, operations) == (False, lenient, reason)
+    assert verify(PROBLEM, operations)[:3] == (False, lenient, reason)
 
 
 def test_a_number_that_occurs_twice_may_be_used_twice():

@@ -11,8 +11,7 @@ from apr.core.params import parse_params
 from apr.engine.checkpoint import load_model
 from apr.engine.serve import EngineServer
 from apr.engine.slots import SlotEngine
-from apr.language.language import build_language
-from apr.language.tokenizer import make_tokenizer
+from apr.tasks import make_tokenizer, open_task
 from apr.tasks.countdown.problem import PROBLEM_SCHEMA
 from apr.training.checkpoint import new_model, save_checkpoint
 
@@ -49,7 +48,7 @@ def params():
 
 @pytest.fixture(scope="session")
 def language(params):
-    return build_language(params.grammar, params.problems)
+    return open_task(params).language
 
 
 @pytest.fixture(scope="session")

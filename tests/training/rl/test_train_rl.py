@@ -17,7 +17,8 @@ from apr.language.tokenizer import load_language
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.records import rollouts_of
 from apr.rollouts.verdict import Judgement
-from apr.tasks.countdown.problem import read_problems
+from apr.tasks import open_task
+from apr.tasks.problems import read_problems
 from apr.training.rl.sampling import Sampler, draw_problems
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA, Snapshots, snapshot_steps
 from apr.training.rl.train import train_rl, trainer_config
@@ -104,7 +105,7 @@ def test_snapshots_are_what_the_models_before_and_after_decode(run, params, vali
     assert list(dict.fromkeys((row["step"], row["problem_id"]) for row in rows)) == [
         (0, "validation-0"), (1, "validation-0"), (2, "validation-0")
     ]  # fmt: skip
-    (problem,) = read_problems(validation)
+    (problem,) = read_problems(open_task(params), validation)
     sampler = Sampler(params, "apr", language, [problem])
     for step, directory in ((0, checkpoint), (2, run)):
         model = load_model(directory, "cpu")
@@ -135,7 +136,7 @@ def test_a_fault_in_the_reward_ends_the_run(params, problems, validation, checkp
     def broken(*_):
         raise ZeroDivisionError("verifier")
 
-    monkeypatch.setattr("apr.rollouts.verdict.verify", broken)
+    monkeypatch.setattr("apr.tasks.countdown.verify", broken)
     with pytest.raises(ZeroDivisionError, match="verifier"):
         train_rl(params, "apr", problems, validation, checkpoint, tmp_path / "rl")
 
@@ -164,7 +165,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 
 
 def test_needs_no_settings_but_those_it_declares(params, problems, validation, checkpoint, tmp_path):
-    declared = params.model_dump(mode="json", include={"seed", "grammar", "engine", "rl"})
+    declared = params.model_dump(mode="json", include={"task", "seed", "grammar", "engine", "rl"})
     declared["rl"]["steps"] = 1
     train_rl(partial_params(declared), "apr", problems, validation, checkpoint, tmp_path / "rl")
 
@@ -174,7 +175,7 @@ def test_needs_no_settings_but_those_it_declares(params, problems, validation, c
 )
 def test_prompts_ask_for_what_the_policy_says(params, problems, language, children, text):
     policies = {"apr": params.rl.policies["apr"].model_copy(update={"children": children})}
-    drawn = read_problems(problems)
+    drawn = read_problems(open_task(params), problems)
     sampler = Sampler(with_rl(params, policies=policies), "apr", language, drawn)
     assert language.vocabulary.decode(sampler.greedy(drawn[0]).prompt) == text
 
@@ -232,7 +233,7 @@ def test_reward_rises(params, problems, validation, checkpoint, tmp_path, optimi
 def test_packed_scores_are_the_engines(params, problems, checkpoint, tmp_path):
     """What the engine recorded while it sampled, threads in any company, is what the update computes."""
     language = load_language(checkpoint)
-    drawn = draw_problems(params, "apr", read_problems(problems))
+    drawn = draw_problems(params, "apr", read_problems(open_task(params), problems))
     sampler = Sampler(params, "apr", language, drawn)
     trainer = PackedGRPOTrainer(
         sampler.sample,

@@ -3,8 +3,8 @@
 import pytest
 
 from apr.core.params import overlay, parse_params
-from apr.language.tokenizer import make_tokenizer
-from apr.tasks.countdown.generate import make_problems
+from apr.tasks import make_tokenizer
+from apr.tasks.problems import make_problems
 from apr.training.traces import make_traces
 
 VALUES = {

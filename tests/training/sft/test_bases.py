@@ -33,8 +33,9 @@ from apr.core.files import read_json, write_json
 from apr.engine.checkpoint import load_model
 from apr.engine.interface import Sampling
 from apr.engine.slots import SlotEngine
-from apr.language.tokenizer import load_language, make_tokenizer
-from apr.tasks.countdown.generate import make_problems
+from apr.language.tokenizer import load_language
+from apr.tasks import make_tokenizer
+from apr.tasks.problems import make_problems
 from apr.training.rl.train import train_rl
 from apr.training.sft.train import train_sft
 from apr.training.sft.trainer import PackedSFTTrainer

@@ -9,6 +9,7 @@ import torch
 from apr.core.errors import DataError, ParamsError
 from apr.core.files import write_rows
 from apr.language.vocabulary import Vocabulary
+from apr.tasks.countdown.words import words_of
 from apr.training.sft.data import COLUMNS, RowCollator, Threads, label_weights, pack_rows, read_threads
 
 
@@ -110,7 +111,7 @@ def test_labels_by_hand():
 
 
 def test_weights_by_token_text():
-    vocabulary = Vocabulary(20, 3, 5)
+    vocabulary = Vocabulary(20, words_of(3), 5)
     weights = label_weights(vocabulary, {"!": 10.0, "17": 0.0})
     assert weights[vocabulary.ids["!"]] == 10 and weights[vocabulary.ids["17"]] == 0
     assert weights.sum() == vocabulary.size + 9 - 1

@@ -1,0 +1,57 @@
+"""What can be said of Countdown's problems and solvers."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from apr.core.errors import ParamsError
+from apr.core.params import Problems, TraceMethod
+from apr.core.settings import Natural, Positive, Range, Share, only
+
+MOST_PRODUCT = 2**58
+"""Of the numbers of a problem, 0 and 1 taken as 2: so no value of an expression leaves 64 bits."""
+
+
+class CountdownProblems(Problems):
+    """Countdown problems (paper, section 4.1: numbers 1-99, targets 10-100, 500k / - / 1,000)."""
+
+    numbers: Annotated[int, Field(ge=2, le=6)] = 4
+    number_range: Range = (1, 20)
+    target_range: Range = (10, 50)
+    max_value: Positive | None = 100
+    """Largest intermediate value that a solution may use; null for no bound, as in the paper."""
+
+    def __str__(self) -> str:
+        numbers, targets = (f"{low} to {high}" for low, high in (self.number_range, self.target_range))
+        bound = "unbounded" if self.max_value is None else f"up to {self.max_value}"
+        return f"{self.numbers} numbers from {numbers}, targets from {targets}, intermediate values {bound}"
+
+    @model_validator(mode="after")
+    def _small(self) -> "CountdownProblems":
+        if max(2, self.number_range[1]) ** self.numbers > MOST_PRODUCT:
+            raise ParamsError(f"problems.number_range: {list(self.number_range)} is not allowed; allowed: "
+                              f"{self.numbers} numbers whose product is at most 2^58")
+        return self
+
+
+class Solver(TraceMethod):
+    """One of the solvers."""
+
+    solver: Literal["sos", "sos_plus", "apr"]
+    beam: Annotated[Range, only(lambda ends: ends[0] >= 1, "from 1 on")]
+    """Children kept per node, drawn uniformly per problem; of the parent, for `apr`."""
+    heuristic: Literal["multiply", "result"] = "multiply"
+    """What a beam keeps and a queue takes first: states whose numbers, or whose newest number, are near
+    factors of the target."""
+    child_beam: Positive = 15
+    """`apr`: a child's beam is uniform between the parent's and this."""
+    promising: Share = 0.9
+    """Probability that a node's children are spawned (apr) or searched at once (sos_plus)."""
+    child_promising: Share = 1.0
+    """`apr`: `promising` of the serial search inside a child."""
+    spawn_depth: Natural = 0
+    """`apr`: deepest node (root = 0) whose children may be spawned."""
+
+    @property
+    def spawns(self) -> int:
+        return self.beam[1] if self.solver == "apr" else 0

@@ -1,0 +1,136 @@
+"""The symbolic solvers SoS, SoS+ and APR (paper, section 3.2), which write down what they do: `search.c`."""
+
+import ctypes
+from array import array
+from functools import cache, lru_cache
+from itertools import accumulate, chain
+from pathlib import Path
+from random import Random
+
+from apr.core.compiled import load_library
+from apr.core.errors import DataError
+from apr.language import Language
+from apr.tasks.countdown.problem import Problem
+from apr.tasks.countdown.settings import Solver
+from apr.tasks.task import Trace, TraceThread
+
+SOURCE = Path(__file__).with_name("search.c")
+WORDS = ("<root>", "<child>", "go", "list", "goto", "spawn", "run", "joined", "resume", "join", "answer",
+         "none", ",", "end", "+", "-", "*", "/", "=", "<", "!", ">")  # fmt: skip
+"""In the order of the enum in `search.c`."""
+DEPTH, COUNT = -100, -200
+NO_BOUND = 2**63 - 1
+ATTEMPTS = 200
+"""Traces drawn at most for one with the children that were asked for."""
+INT, SHARE = ctypes.c_int64, ctypes.c_double
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = [
+        *((name, INT) for name in ("beam", "child_beam", "best_first", "spawn_depth", "newest", "max_value")),
+        *((name, SHARE) for name in ("promising", "child_promising")),
+    ]
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("size", INT), ("capacity", INT)]
+
+    def read(self, width: int = 1) -> list[int]:
+        """Returns its integers, of which an element has so many."""
+        return array("q", ctypes.string_at(self.data or 0, 8 * width * self.size)).tolist()
+
+
+class _Text(ctypes.Structure):
+    _fields_ = [("words", _Vector), ("ends", _Vector)]
+
+
+class _Trace(ctypes.Structure):
+    _fields_ = [("root", _Text), ("children", _Text), ("marks", _Vector), ("solved", INT)]
+
+
+@cache
+def load_search() -> ctypes.CDLL:
+    """Compiles it, if it has not been yet. Raises `AprError` where there is no compiler."""
+    library = load_library(SOURCE, {"apr_search": (ctypes.c_void_p,) * 2 + (INT,) * 2 + (ctypes.c_void_p,)})
+    library.apr_search.restype = ctypes.POINTER(_Trace)
+    return library
+
+
+class _Said(dict[int, list[int]]):
+    """What `search.c` writes, as token ids of a language."""
+
+    def __init__(self, language: Language):
+        self._vocabulary = language.vocabulary
+
+    def __missing__(self, written: int) -> list[int]:
+        if written >= 0:
+            return self._vocabulary.number(written)
+        word = WORDS[~written] if written > DEPTH else f":{DEPTH - written}"
+        word = word if written > COUNT else f"#{COUNT - written}"
+        if word not in self._vocabulary.ids:
+            raise DataError(f"{word!r}: no word of this language; allowed: spawns of fewer threads")
+        return self.setdefault(written, [self._vocabulary.ids[word]])
+
+    def text(self, text: _Text) -> tuple[list[int], list[int]]:
+        """Returns its token ids, and where steps end in them."""
+        pieces = list(map(self.__getitem__, text.words.read()))
+        ends = [0, *accumulate(map(len, pieces))]
+        return list(chain.from_iterable(pieces)), [ends[at] for at in text.ends.read()]
+
+
+_said = lru_cache(8)(_Said)  # of a process's languages
+
+
+def solve(language: Language, problem: Problem, method: Solver, max_value: int | None, rng: Random) -> Trace:
+    """Returns a random trace of the solver of `method` on `problem`."""
+    beam = rng.randint(*method.beam)
+    settings = _Settings(
+        beam, beam, method.solver != "sos", -1, method.heuristic == "result",
+        NO_BOUND if max_value is None else max_value, method.promising, method.child_promising,
+    )  # fmt: skip
+    if method.solver == "sos":
+        settings.promising = rng.random() < 0.5
+    elif method.solver == "apr":
+        settings.spawn_depth = method.spawn_depth
+        settings.child_beam = rng.randint(beam, max(beam, method.child_beam))
+    version, state, gauss = rng.getstate()
+    numbers, words = array("q", problem.numbers), array("I", state)
+    found = load_search().apr_search(
+        ctypes.byref(settings), numbers.buffer_info()[0], len(numbers), problem.target, words.buffer_info()[0]
+    ).contents
+    rng.setstate((version, tuple(words), gauss))
+    said, marks = _said(language), found.marks.read(3)
+    threads = [TraceThread(-1, *said.text(found.root), bool(found.solved))]
+    ids, ends = said.text(found.children)
+    first = start = 0
+    for last, solved in zip(marks[1::3], marks[2::3], strict=True):
+        end = ends[last - 1]
+        threads.append(TraceThread(0, ids[start:end], [at - start for at in ends[first:last]], bool(solved)))
+        first, start = last, end
+    return threads
+
+
+def solve_given(
+    language: Language, problem: Problem, method: Solver, max_value: int | None, rng: Random, wanted: int
+) -> Trace:
+    """Returns a trace of the solver given that it `wanted` so many children, by rejection.
+
+    Of a problem that never has that many, or not in `ATTEMPTS` draws, the trace with the closest number (the
+    smaller of two). Where only the root's first node can spawn, beams that cannot give the number are not
+    tried: its children are then the node's successors, if it has two, or none.
+    """
+
+    def draw(beam: int, rng: Random, **update: float) -> Trace:
+        chosen = method.model_copy(update={"beam": (beam, beam), **update})
+        return solve(language, problem, chosen, max_value, rng)
+
+    beams, asked = list(range(method.beam[0], method.beam[1] + 1)), wanted
+    if method.spawn_depth == 0:
+        most = len(draw(beams[-1], Random(0), promising=1.0)) - 1
+        widths = {beam: min(beam, most) if min(beam, most) >= 2 else 0 for beam in beams}
+        wanted = min({0, *widths.values()}, key=lambda width: (abs(width - asked), width))
+        beams = [beam for beam in beams if wanted in (0, widths[beam])]
+    drawn: list[Trace] = []
+    while len(drawn) < ATTEMPTS and (not drawn or len(drawn[-1]) - 1 != wanted):
+        drawn.append(draw(rng.choice(beams), rng))
+    return min(drawn, key=lambda trace: (abs(len(trace) - 1 - wanted), len(trace)))

@@ -1,0 +1,119 @@
+"""The solvers once more, as plainly as can be: what `search.c` has to write, in words."""
+
+from heapq import heappop, heappush
+from itertools import combinations
+
+
+def factor_distance(number, target):
+    """The least distance to a factor of the target but 1."""
+    factors = [f for f in range(2, target + 1) if target % f == 0]
+    return min((abs(number - f) for f in factors), default=abs(number - target))
+
+
+HEURISTICS = {
+    "multiply": lambda state, target: sum(factor_distance(number, target) for number in state),
+    "result": lambda state, target: factor_distance(state[-1], target),
+}
+
+
+def legal(x, y, max_value):
+    """Operations on two numbers, the larger first, and their results."""
+    x, y = max(x, y), min(x, y)
+    found = [(f"{x} {op} {y} =", op, value) for op, value in zip("+-*", (x + y, x - y, x * y), strict=True)]
+    found += [(f"{x} / {y} =", "/", x // y)] if y and x % y == 0 else []
+    bound = float("inf") if max_value is None else max_value
+    return [(f"{text} {value}", op, value) for text, op, value in found if value <= bound]
+
+
+def expand(state, target, beam, max_value, heuristic):
+    """The best successors: what is said of each operation, and the numbers after it."""
+    found = {}
+    for i, j in combinations(range(len(state)), 2):
+        rest = [number for k, number in enumerate(state) if k not in (i, j)]
+        for text, _, value in legal(state[i], state[j], max_value):
+            found.setdefault(tuple(sorted([*rest, value])), (text, (*rest, value)))
+    successors = list(found.values())
+    best = sorted(successors, key=lambda successor: HEURISTICS[heuristic](successor[1], target))[:beam]
+    return [successor for successor in successors if successor in best]
+
+
+class Reference:
+    """`threads` of one trace: steps of text, and whether it solves; the root first."""
+
+    def __init__(self, problem, method, max_value, rng):
+        self.target, self.method, self.max_value, self.rng = problem.target, method, max_value, rng
+        beam = rng.randint(*method.beam)
+        promising = float(rng.random() < 0.5) if method.solver == "sos" else method.promising
+        self.child_beam = rng.randint(beam, max(beam, method.child_beam)) if method.solver == "apr" else beam
+        depth = method.spawn_depth if method.solver == "apr" else -1
+        numbers = " ".join(map(str, problem.numbers))
+        root = [f"<root> {self.target} :0 {numbers} go"]
+        self.threads = [(root, False)]
+        answer = self.search(root, [], [], problem.numbers, beam, promising, depth)
+        self.threads[0] = [*root, f"answer {answer} end"], answer != "none"
+
+    def search(self, steps, lines, said, state, beam, promising, spawn_depth):
+        """Below a state, which `lines` and the operations `said` lead to; the answer."""
+        queue, queued = [(0, 0, lines, said, state)], 0
+        while queue:
+            _, order, lines, said, state = heappop(queue)
+            if order:
+                steps.append(f"goto {' '.join(lines)} go")
+            answer = "none"
+            if len(state) == 2:
+                answer = self.leaves(steps, said, state)
+            else:
+                children = self.children(lines, said, state, beam)
+                if self.rng.random() >= promising:
+                    steps.append("list")
+                    for child in children:
+                        steps.append(child[0][-1])
+                        queued += 1
+                        rank = HEURISTICS[self.method.heuristic](child[2], self.target)
+                        heappush(queue, (rank if self.method.solver != "sos" else 0, queued, *child))
+                elif len(lines) <= spawn_depth and len(children) >= 2:
+                    answer = self.spawn(steps, children)
+                else:
+                    answer = self.depth_first(steps, children, beam)
+            if answer != "none":
+                return answer
+        return "none"
+
+    def children(self, lines, said, state, beam):
+        found = expand(state, self.target, beam, self.max_value, self.method.heuristic)
+        depth = f":{len(lines) + 1}"
+        return [([*lines, " ".join([depth, text, *map(str, after[:-1])])], [*said, text], after)
+                for text, after in found]  # fmt: skip
+
+    def depth_first(self, steps, children, beam):
+        for lines, said, state in children:
+            steps.append(lines[-1])
+            if len(state) == 2:
+                answer = self.leaves(steps, said, state)
+            else:
+                answer = self.depth_first(steps, self.children(lines, said, state, beam), beam)
+            if answer != "none":
+                return answer
+        return "none"
+
+    def leaves(self, steps, said, state):
+        for text, op, value in legal(*state, self.max_value):
+            comparison = "!" if value == self.target else "<" if value < self.target else ">"
+            steps.append(f"{op} {value} {comparison}")
+            if comparison == "!":
+                return " , ".join([*said, text])
+        return "none"
+
+    def spawn(self, steps, children):
+        nodes = [f"{self.target} {' '.join(lines)}" for lines, _, _ in children]
+        counted = [f"#{count} {node}" for count, node in zip(range(len(nodes), 0, -1), nodes, strict=True)]
+        steps.append(f"spawn {' '.join(counted)} run")
+        answers = []
+        for node, (lines, said, state) in zip(nodes, children, strict=True):
+            child = [f"<child> {node} go"]
+            promising = self.method.child_promising
+            answer = self.search(child, lines, said, state, self.child_beam, promising, spawn_depth=-1)
+            answers.append(answer)
+            self.threads.append(([*child, f"join {answer} end"], answer != "none"))
+        steps.append(" ".join([*(f"joined {answer}" for answer in answers), "resume"]))
+        return next((answer for answer in answers if answer != "none"), "none")
