@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from apr.core.params import Model
-from apr.engine import static
 from apr.engine.checkpoint import resolve_device
-from apr.engine.padded import PaddedModel
-from apr.engine.sampling import sample
-from apr.engine.static import StaticModel
+from apr.engine.runners import graphs
+from apr.engine.runners.padded import PaddedModel
+from apr.engine.runners.static import StaticModel
+from apr.engine.scheduler import Batch
 from apr.training.checkpoint import new_model
 
 WORDS = 130
@@ -32,15 +32,14 @@ def measure(model, threads: int, reach: int, steps: int) -> tuple[float, float]:
     launched, fixed = PaddedModel(model, threads, reach), StaticModel(model, threads, reach)
     ids = rng.integers(WORDS, size=(threads, reach))
     end = rng.integers(reach // 4, reach, threads)
-    fed = np.arange(threads), end - 1, end, ids
-    drawn = np.ones(threads), rng.random(threads)
+    batch = Batch(ids, np.arange(threads), end - 1, end, np.ones(threads), rng.random(threads))
 
     def step(way) -> float:
         started = time.perf_counter()
         way()
         return time.perf_counter() - started
 
-    ways = [lambda: sample(launched(*fed), *drawn), lambda: fixed.sample(*fed, *drawn)]
+    ways = [lambda: launched.sample(batch), lambda: fixed.sample(batch)]
     with torch.inference_mode():
         (tokens, _), (others, _) = (way() for way in ways)
         if (tokens != others).mean() > 0.01:
@@ -65,7 +64,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in RL
     device = resolve_device("auto")
     if device.type != "cuda":
-        static.recorder = lambda device: lambda step: step
+        graphs.recorder = lambda device: lambda step: step
     shape = Model(**dict(zip(("layers", "hidden", "heads", "kv_heads", "ffn"), args.shape, strict=True)))
     model = new_model(shape, WORDS, 0, args.reach, 0, args.attention).eval()
     model = model.to(device, getattr(torch, args.dtype))

@@ -13,27 +13,28 @@ def serve(args: argparse.Namespace) -> None:
     Window, slots and device are those of the parameters. RL may replace the weights (`rl.servers`). Ends with
     Ctrl-C.
     """
+    from transformers import PreTrainedModel
     from transformers.utils import logging
 
-    from apr.engine.opening import open_engine
-    from apr.engine.serve import EngineServer
-    from apr.engine.slots import SlotEngine
+    from apr.engine.checkpoint import load_model
+    from apr.engine.servers.serve import EngineServer, listen
+    from apr.engine.slots import open_engine
     from apr.language.tokenizer import load_language
 
     logging.disable_progress_bar()
+    listener = listen(args.host, args.port)
     params, language = load_scale(args.scale), load_language(args.checkpoint)
     stop_ids, window = language.syntax.stop_ids, params.grammar.window
     engine = open_engine(params.engine, window, stop_ids, args.checkpoint)
 
-    def load(directory: Path) -> SlotEngine:
+    def load(directory: Path) -> PreTrainedModel:
         if load_language(directory).vocabulary.ids != language.vocabulary.ids:
             raise CheckpointError(f"{directory}: another vocabulary than {args.checkpoint}'s")
-        return open_engine(params.engine, window, stop_ids, directory)
+        return load_model(directory, params.engine.device)
 
-    size, name = language.vocabulary.size, params.engine.served_model
-    with EngineServer(engine, stop_ids, size, name, (args.host, args.port), load=load) as server:
+    with EngineServer(engine, params.engine.served_model, listener, load) as server:
         print(f"{args.checkpoint} at {server.url}", flush=True)
         try:
-            server.serve_forever()
+            server.wait()
         except KeyboardInterrupt:
             print("ended")

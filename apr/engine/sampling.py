@@ -1,24 +1,11 @@
-"""Sampling over a batch: noise that belongs to a thread and a position, and one inverse-CDF draw."""
+"""Sampling over a batch: a draw by inverse CDF for each row, with noise that is given."""
 
 import numpy as np
 import torch
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def uniforms(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """A float64 in [0, 1) for each pair (key, position), both (n,), by splitmix64 as a counter hash."""
-    with np.errstate(over="ignore"):
-        z = keys.astype(np.uint64) + (positions.astype(np.uint64) + np.uint64(1)) * _GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    return (z >> np.uint64(11)) * 2.0**-53
+from numpy import ndarray as Array
 
 
-def sample(
-    logits: torch.Tensor, temperatures: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def sample(logits: torch.Tensor, temperatures: Array, noise: Array) -> tuple[Array, Array]:
     """Token ids and their log-probabilities, both (n,), drawn from `logits` (n, vocabulary).
 
     Row i is drawn at `temperatures[i]` by inverse CDF at `noise[i]`; temperature 0 takes the most likely
@@ -51,7 +38,7 @@ def draw(
     return tokens[:, 0], logprobs.gather(1, tokens)[:, 0]
 
 
-def finite(logprobs: np.ndarray) -> np.ndarray:
+def finite(logprobs: Array) -> Array:
     """`logprobs`. Raises `FloatingPointError` unless all of them are finite."""
     if not np.isfinite(logprobs).all():
         raise FloatingPointError("the model's logits are not finite")

@@ -7,10 +7,9 @@ from pathlib import Path
 from apr.core.errors import ParamsError
 from apr.core.params import Params
 from apr.engine.interface import Decoder
-from apr.engine.opening import open_engine
-from apr.engine.remote import RemoteDecoder
-from apr.engine.slots import SlotEngine
-from apr.engine.wires import Wire, wire_of
+from apr.engine.servers.protocols import Wire, wire_of
+from apr.engine.servers.remote import RemoteDecoder
+from apr.engine.slots import SlotEngine, open_engine
 from apr.language import Condition, Language
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.rollout import Limits

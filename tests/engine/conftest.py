@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from apr.engine import static
+from apr.engine.runners import graphs
 
 
 @pytest.fixture(scope="module")
@@ -63,5 +63,5 @@ def tapes(monkeypatch):
             step()
         return made[-1]
 
-    monkeypatch.setattr(static, "recorder", lambda device: record)
+    monkeypatch.setattr(graphs, "recorder", lambda device: record)
     return made

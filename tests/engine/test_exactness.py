@@ -7,13 +7,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import apr.engine.slots
-from apr.engine import static
-from apr.engine.fused import FusedLlama
 from apr.engine.interface import Sampling
-from apr.engine.padded import PaddedModel
-from apr.engine.sampling import uniforms
+from apr.engine.runners import static
+from apr.engine.runners.fused import FusedLlama
+from apr.engine.runners.padded import PaddedModel
+from apr.engine.runners.static import StaticModel
+from apr.engine.scheduler import uniforms
 from apr.engine.slots import SlotEngine
-from apr.engine.static import StaticModel
 
 VOCABULARY, WINDOW = 23, 40
 STOP = frozenset(range(4))
@@ -116,7 +116,7 @@ def test_any_schedule_in_passes_that_are_replayed(model, tapes, plans, slots):
 
 def check_schedule(model, kind, plans, slots):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apr.engine.slots, "_kind", lambda model: kind)
+        patch.setattr(apr.engine.slots, "runner_of", lambda model: kind)
         engine = SlotEngine(model, STOP, slots, WINDOW)
         told = play(engine, plans)
     for key, parts in told.items():

@@ -1,4 +1,4 @@
-from apr.engine.padded import length_spans
+from apr.engine.runners.padded import length_spans
 
 
 def test_spans_are_cut_where_padding_passes_the_slack():

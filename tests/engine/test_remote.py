@@ -1,20 +1,25 @@
 """Decoding over HTTP from a real server: exact where all is well, loud or patient where it is not."""
 
 import json
+import re
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from apr.core.errors import ServerError
 from apr.engine.interface import Sampling
-from apr.engine.remote import RemoteDecoder
-from apr.engine.serve import EngineServer, Handler
+from apr.engine.servers.endpoints import load_weights, proxy_for
+from apr.engine.servers.protocols import SglangWire, VllmWire
+from apr.engine.servers.remote import RemoteDecoder
+from apr.engine.servers.serve import EngineServer
 from apr.engine.slots import SlotEngine
-from apr.engine.wires import SglangWire, VllmWire
 
 VOCABULARY, WINDOW = 23, 48
 STOP = frozenset(range(3))
@@ -26,50 +31,65 @@ def model(tiny_llama):
     return tiny_llama(VOCABULARY, WINDOW, num_attention_heads=2, num_key_value_heads=2)
 
 
-class Faulty(Handler):
-    """Answers as `server.faults` says, in turn, and properly once there are no more."""
+class Faulty(BaseHTTPRequestHandler):
+    """Stands before a server, and spoils its answers as `server.faults` says, in turn, until none is left."""
+
+    protocol_version = "HTTP/1.1"
 
     def do_POST(self):
         server = self.server
         with server.lock:
             server.seen += 1
             fault = server.faults.pop(0) if server.faults else None
-        if fault == "500":
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.reply(500, {"error": "out of memory"})
-        elif fault == "reset":
-            self.connection.close()
-            self.close_connection = True
-        elif fault == "stall":
-            time.sleep(1.0)
-            self.close_connection = True
-        else:
-            self.fault = fault
-            super().do_POST()
-
-    def reply(self, status, payload):
-        fault = getattr(self, "fault", None)
-        if fault == "truncated":
-            content = json.dumps(payload).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: len(content) // 2])
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if fault in ("reset", "stall"):
+            time.sleep(1.2 if fault == "stall" else 0.0)
             self.close_connection = True
             return
-        for choice in payload.get("choices", []):
-            if fault == "wrong ids":
-                choice["token_ids"] = [VOCABULARY + 5 for _ in choice["token_ids"]]
-            elif fault == "past a stop":
-                choice["token_ids"] = [*choice["token_ids"][:-1], 1, 1]
-                choice["logprobs"]["token_logprobs"].append(-1.0)
-            elif fault == "no logprobs":
-                choice["logprobs"]["token_logprobs"] = [None for _ in choice["token_ids"]]
-            elif fault == "other prompt":
-                choice["prompt_token_ids"] = [1, *choice["prompt_token_ids"]]
-            elif fault == "half":
-                payload = {"choices": []}
-        super().reply(status, payload)
+        path = urlsplit(self.path).path  # all of the address, where this is a proxy
+        answer = server.client.post(server.real.url + path, content=body)
+        status, payload = answer.status_code, answer.json()
+        if fault == "500":
+            status, payload = 500, {"error": "out of memory"}
+        content = json.dumps(spoilt(payload, fault)).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if fault == "truncated" else content)
+        self.close_connection = fault == "truncated"
+
+    def log_message(self, *_):
+        pass
+
+
+def spoilt(payload, fault):
+    for choice in payload.get("choices", []):
+        if fault == "wrong ids":
+            choice["token_ids"] = [VOCABULARY + 5 for _ in choice["token_ids"]]
+        elif fault == "past a stop":
+            choice["token_ids"] = [*choice["token_ids"][:-1], 1, 1]
+            choice["logprobs"]["token_logprobs"].append(-1.0)
+        elif fault == "no logprobs":
+            choice["logprobs"]["token_logprobs"] = [None for _ in choice["token_ids"]]
+        elif fault == "other prompt":
+            choice["prompt_token_ids"] = [1, *choice["prompt_token_ids"]]
+        elif fault == "half":
+            return {"choices": []}
+    return payload
+
+
+class FaultyServer(ThreadingHTTPServer):
+    request_queue_size = 1024
+
+    def __init__(self, real, faults):
+        super().__init__(("127.0.0.1", 0), Faulty)
+        self.real, self.faults, self.seen, self.lock = real, list(faults), 0, threading.Lock()
+        self.client = httpx.Client(trust_env=False)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def handle_error(self, *_):
+        """A client that went away is part of the test."""
 
 
 FAULTS = ("500", "reset", "stall", "truncated", "half", "wrong ids", "past a stop", "no logprobs",
@@ -78,27 +98,25 @@ FAULTS = ("500", "reset", "stall", "truncated", "half", "wrong ids", "past a sto
 
 @pytest.fixture
 def serve(model):
-    """Starts a server of the model with some faults to come."""
-    servers = []
+    """Starts a server of the model; with `faults` to come, behind one that has them and counts requests."""
+    with ExitStack() as running:
 
-    def start(faults=(), slots=8):
-        engine = SlotEngine(model, STOP, slots, WINDOW)
-        server = EngineServer(engine, STOP, VOCABULARY, "tiny", handler=Faulty)
-        server.faults, server.seen, server.lock = list(faults), 0, threading.Lock()
-        server.handle_error = lambda *_: None  # a client that went away is part of the test
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return server
+        def start(faults=None, slots=8):
+            engine = SlotEngine(model, STOP, slots, WINDOW)
+            real = running.enter_context(EngineServer(engine, "tiny"))
+            if faults is None:
+                return real
+            server = FaultyServer(real, faults)
+            running.callback(server.server_close)
+            running.callback(server.shutdown)
+            return server
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def remote(*servers, wire="vllm", **options):
     urls = [server if isinstance(server, str) else server.url for server in servers]
-    options = {"timeout": 0.5, "backoff": 0.02, "retries": 3} | options
+    options = {"timeout": 10.0, "backoff": 0.02, "retries": 3} | options
     return RemoteDecoder(urls, WIRES[wire], STOP, VOCABULARY, capacity=16, **options)
 
 
@@ -150,7 +168,8 @@ def test_a_fault_is_tried_again_and_changes_nothing(serve, fault):
     with remote(serve()) as decoder:
         expected = tokens(drain(decoder))
     server = serve([fault, None, fault])
-    with remote(server) as decoder:
+    patience = {"timeout": 1.0, "retries": 20} if fault == "stall" else {}
+    with remote(server, **patience) as decoder:
         assert tokens(drain(decoder)) == expected
     assert not server.faults and server.seen > sum(map(len, expected.values()))
 
@@ -165,11 +184,11 @@ def test_a_lost_server_fails_over_and_the_last_one_lost_is_named(serve):
     with remote(nobody, down) as decoder, pytest.raises(ServerError) as error:
         drain(decoder)
     assert nobody in str(error.value) and f"{down.url}: HTTPStatusError" in str(error.value)
-    assert "no server is left" in str(error.value)
+    assert "no server is left" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_replicas_share_the_load(serve):
-    servers = [serve(), serve(), serve()]
+    servers = [serve(()), serve(()), serve(())]
     with remote(*servers) as decoder:
         drain(decoder, count=60)
     seen = [server.seen for server in servers]
@@ -177,82 +196,11 @@ def test_replicas_share_the_load(serve):
 
 
 def test_a_request_that_is_refused_ends_the_run_at_once(serve):
-    server = serve()
+    server = serve(())
     decoder = RemoteDecoder([server.url], WIRES["vllm"], {5}, VOCABULARY, capacity=4)
     with decoder, pytest.raises(ServerError, match=r"refused a request \(400: .*stop_token_ids"):
         drain(decoder)
     assert server.seen < 30
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        ({"prompt": "text"}, "prompt: allowed"),
-        ({"prompt": [VOCABULARY]}, "prompt: allowed"),
-        ({"prompt": []}, "at least one of each"),
-        ({"max_tokens": WINDOW}, f"{WINDOW} together"),
-        ({"temperature": -1}, "temperature -1"),
-        ({"seed": "x"}, "seed 'x'"),
-        ({"stop_token_ids": [7]}, "with which the server was started"),
-    ],
-)
-def test_what_a_server_refuses(serve, change, said):
-    body = {"prompt": [6, 7], "max_tokens": 4, "temperature": 0.0} | change
-    answer = httpx.post(serve().url + "/v1/completions", json=body)
-    assert answer.status_code == 400 and said in answer.json()["error"]
-
-
-def test_other_requests_of_a_server(serve):
-    url = serve().url
-    assert httpx.get(url + "/health").status_code == 200
-    assert httpx.get(url + "/v1/models").json()["data"][0]["id"] == "tiny"
-    assert httpx.get(url + "/x").status_code == httpx.post(url + "/x", json={}).status_code == 404
-    assert httpx.post(url + "/generate", content=b"{").status_code == 400
-    assert httpx.post(url + "/generate", json={"no": 1}).status_code == 400
-
-
-def test_an_engine_fault_is_a_500_for_everyone_and_the_server_goes_on(serve, monkeypatch):
-    server = serve()
-    engine, step = server._engine, server._engine.step
-    broken = iter([True])
-
-    def once():
-        if next(broken, False):
-            raise FloatingPointError("the model's logits are not finite")
-        return step()
-
-    monkeypatch.setattr(engine, "step", once)
-    body = {"prompt": [6, 7], "max_tokens": 4, "temperature": 0.0}
-    answer = httpx.post(server.url + "/v1/completions", json=body)
-    assert answer.status_code == 500 and "not finite" in answer.json()["error"]
-    assert httpx.post(server.url + "/v1/completions", json=body).status_code == 200
-
-
-@pytest.mark.parametrize("queued", [False, True])
-def test_a_request_whose_client_has_gone_is_decoded_no_further(serve, monkeypatch, queued):
-    server = serve(slots=1)
-    engine, step, steps = server._engine, server._engine.step, Counter()
-
-    def slow():
-        time.sleep(0.03)
-        steps["all"] += 1
-        return step()
-
-    bodies = [{"prompt": prompt, "max_tokens": WINDOW - len(prompt), "temperature": 1.0, "seed": seed}
-              for prompt in prompts(3) for seed in range(8)]  # fmt: skip
-    url = server.url + "/v1/completions"
-    answers = [httpx.post(url, json=body).json()["choices"][0]["token_ids"] for body in bodies[:8]]
-    longest = max(range(8), key=lambda number: len(answers[number]))
-    assert len(answers[longest]) > 20, "it takes 0.6 s at least"
-    monkeypatch.setattr(engine, "step", slow)
-    with ThreadPoolExecutor() as pool:
-        for number in [longest, longest] if queued else [longest]:
-            pool.submit(httpx.post, url, json=bodies[number], timeout=0.15)
-    while engine.busy or not server._waiting.empty():
-        time.sleep(0.01)
-    assert steps["all"] < len(answers[longest])
-    monkeypatch.undo()
-    assert httpx.post(url, json=bodies[longest]).json()["choices"][0]["token_ids"] == answers[longest]
 
 
 def test_shortened_and_closed_threads(serve):
@@ -275,3 +223,47 @@ def test_shortened_and_closed_threads(serve):
         with pytest.raises(ValueError, match="no room"):
             decoder.extend(0, [6] * WINDOW, WINDOW)
     decoder.close_all()  # twice does no harm
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_server_on_this_machine_is_asked_without_a_proxy(serve, monkeypatch, name, host):
+    monkeypatch.setenv(name, "http://user:secret@127.0.0.1:9")
+    server = serve()
+    with remote(server.url.replace("127.0.0.1", host)) as decoder:
+        assert len(drain(decoder, count=2)) == 2
+
+
+def test_a_proxy_is_used_and_whatever_goes_wrong_on_the_way_names_it(serve, monkeypatch):
+    proxy, away = serve(()), "http://model.invalid:80"
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    with remote(serve()) as one, remote(away) as other:
+        assert tokens(drain(one)) == tokens(drain(other)) and proxy.seen > 20
+    monkeypatch.setenv("NO_PROXY", "example.org,model.invalid")
+    assert proxy_for(away) is None
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("HTTP_PROXY", "user:secret@127.0.0.1:9")  # nobody there
+    named = re.escape(f"{away} (by the proxy http://127.0.0.1:9)")
+    lost = f"no server is left .{named}: ConnectError"
+    with remote(away, retries=0) as decoder, pytest.raises(ServerError, match=lost):
+        drain(decoder)
+    with pytest.raises(ServerError, match=f"{named}: did not load weights .ConnectError") as error:
+        load_weights([away], Path("x"), "next", 1.0)
+    assert "secret" not in str(error.value)
+    monkeypatch.setenv("HTTP_PROXY", serve(["500"] * 99).url)
+    with remote(away, retries=0) as decoder, pytest.raises(ServerError, match="by the proxy .*500") as error:
+        drain(decoder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "ftp://x", "http://x:port"])
+def test_a_proxy_that_is_none_is_refused(monkeypatch, proxy):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ServerError, match="model.invalid: no address of a server, or the proxy for it is"):
+        remote("http://model.invalid")
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "", "http://", "ftp://x", "http://[::1", "http://x:9x"])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ServerError, match="no address of a server"):
+        remote(url)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from apr.engine.sampling import sample, uniforms
+from apr.engine.sampling import sample
+from apr.engine.scheduler import uniforms
 
 MASK = (1 << 64) - 1
 

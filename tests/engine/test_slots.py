@@ -1,5 +1,6 @@
 """The slot engine against `generate` and against a plain forward pass of each thread alone."""
 
+import copy
 import random
 import shutil
 
@@ -18,10 +19,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from apr.engine import fused, kernels
-from apr.engine.fused import FusedLlama
+from apr.engine import kernels
 from apr.engine.interface import Sampling
-from apr.engine.padded import PaddedModel
+from apr.engine.runners import fused
+from apr.engine.runners.fused import FusedLlama
+from apr.engine.runners.padded import PaddedModel
+from apr.engine.scheduler import Batch
 from apr.engine.slots import SlotEngine
 
 VOCABULARY, WINDOW, STOP = 23, 48, 5
@@ -146,7 +149,7 @@ def test_slots_that_no_thread_has_had_take_no_memory(llama):
 def test_each_model_is_decoded_as_it_can_be(model, request):
     engine = SlotEngine(model, [STOP], 2, WINDOW)
     fused = request.node.callspec.params["model"] in ("llama", "qwen2")
-    assert type(engine._forward) is (FusedLlama if fused else PaddedModel)
+    assert type(engine._runner) is (FusedLlama if fused else PaddedModel)
 
 
 @pytest.mark.parametrize("change", ["bfloat16", "adapters", "activation", "architecture"])
@@ -179,7 +182,7 @@ def test_fused_logits_are_those_of_the_model_for_every_shape_of_head(
         with torch.inference_mode():
             forward = FusedLlama(model, 4, WINDOW)
             for begin, end in [(np.zeros(3, np.int64), ends), (ends, ends + [1, 4, 2])]:
-                logits = forward(slots, begin, end, ids)
+                logits = forward.logits(Batch(ids, slots, begin, end, np.zeros(3), np.zeros(3)))
                 for row, slot in enumerate(slots):
                     alone = model(torch.from_numpy(ids[slot : slot + 1, : end[row]])).logits[0, -1]
                     torch.testing.assert_close(logits[row], alone, atol=1e-5, rtol=0)
@@ -240,14 +243,13 @@ def test_an_extension_prefills_only_what_was_appended(llama, monkeypatch):
     engine.open("parent", [6] * 10, Sampling(0.0, 0), WINDOW)
     engine.step()
     engine.extend("parent", [7, 8, 9], WINDOW)
-    fed, forward = [], engine._forward
+    fed, sample = [], engine._runner.sample
 
-    def record(slots, begin, end, ids):
-        fed.append((begin.tolist(), end.tolist()))
-        return forward(slots, begin, end, ids)
+    def record(batch):
+        fed.append((batch.begin.tolist(), batch.end.tolist()))
+        return sample(batch)
 
-    record.ragged = forward.ragged
-    monkeypatch.setattr(engine, "_forward", record)
+    monkeypatch.setattr(engine._runner, "sample", record)
     engine.step()
     assert fed == [([10], [14])]  # the token sampled last and the three that were joined
 
@@ -313,3 +315,35 @@ def test_weights_that_have_diverged_are_an_error(llama):
     engine.open("a", [6], Sampling(1.0, 0), WINDOW)
     with pytest.raises(FloatingPointError):
         engine.step()
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_reloaded_weights_decode_as_in_a_new_engine(model, other):
+    """The same model after a step of training, or another one with its shapes."""
+
+    def decode(engine):
+        for key, prompt in enumerate(prompts(9)):
+            engine.open(key, prompt, Sampling(key % 2, key), WINDOW)
+        return {key: parts[0] for key, parts in drain(engine).items()}
+
+    engine = SlotEngine(model, [STOP], 3, WINDOW)
+    before = decode(engine)
+    changed = copy.deepcopy(model) if other else model
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(1.5)
+    engine.reload_weights(changed)
+    assert decode(engine) == decode(SlotEngine(changed, [STOP], 3, WINDOW)) != before
+
+
+def test_weights_that_cannot_be_reloaded(llama):
+    engine = SlotEngine(llama, [STOP], 2, WINDOW)
+    narrow = LlamaForCausalLM(LlamaConfig(**SHAPE | {"intermediate_size": 40})).eval()
+    for model in (narrow, make_model("llama").bfloat16(), make_model("qwen2")):
+        with pytest.raises(ValueError, match="another architecture"):
+            engine.reload_weights(model)
+    engine.open("a", [6], Sampling(1.0, 0), WINDOW)
+    with pytest.raises(ValueError, match="threads are open"):
+        engine.reload_weights(llama)
+    engine.close("a")
+    engine.reload_weights(llama)

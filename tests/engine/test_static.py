@@ -1,5 +1,7 @@
 """Passes of fixed shapes, replayed from tapes, against passes that are launched as they come."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 import apr.engine.slots
-from apr.engine import static
 from apr.engine.interface import Sampling
-from apr.engine.padded import PaddedModel
-from apr.engine.sampling import sample
+from apr.engine.runners import graphs, static
+from apr.engine.runners.padded import PaddedModel
+from apr.engine.runners.static import StaticModel, reach_bucket, row_bucket
+from apr.engine.scheduler import Batch
 from apr.engine.slots import SlotEngine
-from apr.engine.static import StaticModel, reach_bucket, row_bucket
 from tests.engine.conftest import Tape
 
 VOCABULARY, WINDOW, SLOTS = 23, 48, 12
@@ -76,28 +78,29 @@ def check_rows(model, rounded: bool) -> int:
     one, other = StaticModel(model, SLOTS, WINDOW), PaddedModel(model, SLOTS, WINDOW)
     ids = rng.integers(VOCABULARY, size=(SLOTS, WINDOW))
     length = rng.integers(1, WINDOW - 1, SLOTS)
-    everything = np.arange(SLOTS), np.zeros(SLOTS, np.int64), length, ids
+    everything = np.arange(SLOTS), np.zeros(SLOTS, np.int64), length
     warm = np.where(np.arange(SLOTS) % 3 == 0, 0.0, 0.8), rng.random(SLOTS)
-    for got, expected in zip(one.sample(*everything, *warm), sample(other(*everything), *warm), strict=True):
+    batch = Batch(ids, *everything, *warm)
+    for got, expected in zip(one.sample(batch), other.sample(batch), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
     for size in [1, 2, 3, 5, 11, 12, 2, 1]:
         slots = rng.permutation(SLOTS)[:size]
-        fed = slots, length[slots], length[slots] + 1, ids
         warm = np.where(rng.random(size) < 0.4, 0.0, rng.uniform(0.5, 2.0, size)), rng.random(size)
-        tokens, logprobs = one.sample(*fed, *warm)
-        expected, about = sample(other(*fed), *warm)
+        batch = Batch(ids, slots, length[slots], length[slots] + 1, *warm)
+        tokens, logprobs = one.sample(batch)
+        expected, about = other.sample(batch)
         if rounded:  # rounds more than what decides between tokens
             assert (tokens == expected).mean() >= 0.5
         else:
             assert tokens.tolist() == expected.tolist()
             np.testing.assert_allclose(logprobs, about, atol=1e-5)
-    assert {prefix for _, _, prefix in one._memory.recorded} == {True, False}
-    return len(one._memory.recorded)
+    assert {prefix for _, _, prefix in one._recorded} == {True, False}
+    return len(one._recorded)
 
 
 def rollouts(model, kind, monkeypatch) -> dict:
     """Forty threads in twelve slots that are joined, wait, lose their slots, and end."""
-    monkeypatch.setattr(apr.engine.slots, "_kind", lambda model: kind)
+    monkeypatch.setattr(apr.engine.slots, "runner_of", lambda model: kind)
     engine, rng, told, joined = SlotEngine(model, range(6), SLOTS, WINDOW), np.random.default_rng(1), {}, {}
     for key in range(40):
         prompt = rng.integers(6, VOCABULARY, rng.integers(1, 9)).tolist()
@@ -117,8 +120,7 @@ def test_rollouts_are_those_of_launched_passes(model, tapes, monkeypatch):
     replayed = rollouts(model, StaticModel, monkeypatch)
     assert replayed.keys() == set(range(40)) and sum(map(len, replayed.values())) > 45
     assert len(tapes) <= 2 * 4 * static.REACHES  # shapes, however many steps
-    recorded = len(tapes)
-    assert rollouts(model, StaticModel, monkeypatch) == replayed and len(tapes) == recorded
+    assert rollouts(model, StaticModel, monkeypatch) == replayed
     launched = rollouts(model, PaddedModel, monkeypatch)
     assert {k: [ids for ids, _ in parts] for k, parts in replayed.items()} == {
         k: [ids for ids, _ in parts] for k, parts in launched.items()
@@ -128,42 +130,38 @@ def test_rollouts_are_those_of_launched_passes(model, tapes, monkeypatch):
             np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-def decode(model) -> tuple[StaticModel, list[int]]:
-    """A model with 3 threads, and what they sample greedily in a step."""
-    made = StaticModel(model, SLOTS, WINDOW)
+def decode(made: StaticModel) -> list[float]:
+    """What 3 threads sample greedily in a step after their prompts: log-probabilities."""
     ids = np.arange(SLOTS * WINDOW).reshape(SLOTS, WINDOW) % VOCABULARY
     slots, zero, four = np.arange(3), np.zeros(3, np.int64), np.full(3, 4)
-    made(slots, zero, four, ids)
-    return made, made.sample(slots, four, four + 1, ids, np.zeros(3), np.zeros(3))[1].tolist()
+    made.sample(Batch(ids, slots, zero, four, np.zeros(3), np.zeros(3)))
+    return made.sample(Batch(ids, slots, four, four + 1, np.zeros(3), np.zeros(3)))[1].tolist()
 
 
 @torch.inference_mode()
-def test_what_is_recorded_serves_the_next_engine_with_the_weights_of_then(tiny_llama, model, tapes):
-    first, before = decode(model)
-    second, _ = decode(model)
-    assert first._memory is not second._memory and len(tapes) == 2  # as both are alive
-    kept = second._memory
-    del first, second
+def test_what_is_recorded_serves_reloaded_weights_unless_they_have_moved(tiny_llama, model, tapes):
+    made = StaticModel(model, SLOTS, WINDOW)
+    before, recorded = decode(made), made._recorded
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
-    third, after = decode(model)
-    assert third._memory is kept and list(kept.recorded) == [(4, 16, True)] and len(tapes) == 2
-    assert after != before and after == decode(model)[1]
-    del third
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
-    fourth, _ = decode(model)
-    assert fourth._memory is not kept  # the weights have moved
+    made.reload(model)
+    after = decode(made)
+    assert made._recorded is recorded and list(recorded) == [(4, 16, True)] and len(tapes) == 1
+    assert after != before and after == decode(StaticModel(model, SLOTS, WINDOW))
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 2)
+    made.reload(model)
+    moved = decode(made)
+    assert len(tapes) == 3 and moved != after and moved == decode(StaticModel(model, SLOTS, WINDOW))
 
 
 @torch.inference_mode()
 def test_a_model_that_cannot_be_recorded_is_decoded_as_it_was(model, monkeypatch):
-    expected, asked = decode(model)[1], []  # nothing is recorded on a CPU
-    monkeypatch.setattr(static, "recorder", lambda device: asked.append)
-    static._KEPT.clear()
-    made, found = decode(model)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert len(asked) == 1 and made._memory.record is None
+    expected, asked = decode(StaticModel(model, SLOTS, WINDOW)), []  # nothing is recorded on a CPU
+    monkeypatch.setattr(graphs, "recorder", lambda device: asked.append)
+    made = StaticModel(model, SLOTS, WINDOW)
+    np.testing.assert_allclose(decode(made), expected, atol=1e-5)
+    assert len(asked) == 1 and made._record is None
 
 
 def test_a_step_that_waits_for_the_gpu_is_not_recorded(monkeypatch):
@@ -176,22 +174,24 @@ def test_a_step_that_waits_for_the_gpu_is_not_recorded(monkeypatch):
             raise RuntimeError(message)
 
     with pytest.warns(UserWarning, match="no CUDA graphs"):
-        assert static._graph(lambda: step("called a synchronizing CUDA operation"), (0, 0), None) is None
+        assert graphs._graph(lambda: step("called a synchronizing CUDA operation"), (0, 0), None) is None
     assert modes == ["error", 0]
     modes.clear()
     with pytest.raises(RuntimeError, match="out of memory"):
-        static._graph(lambda: step("CUDA out of memory"), (0, 0), None)
+        graphs._graph(lambda: step("CUDA out of memory"), (0, 0), None)
     assert modes == ["error", 0]
 
 
 @torch.inference_mode()
 def test_a_step_compiles_as_a_whole(model, tapes):
     """Without a graph break: it looks at no value, and Python decides nothing on its way."""
-    made, _ = decode(model)
-    expected = made._memory.drawn.clone()
-    made._memory.drawn.zero_()
-    torch.compile(made._step, fullgraph=True, dynamic=False, backend="eager")(4, 16, True)
-    assert torch.equal(made._memory.drawn[0], expected[0])
+    made = StaticModel(model, SLOTS, WINDOW)
+    decode(made)
+    expected = made._drawn.clone()
+    made._drawn.zero_()
+    step = partial(PaddedModel._run, made)
+    torch.compile(step, fullgraph=True, dynamic=False, backend="eager")(4, 16, True)
+    assert torch.equal(made._drawn[0], expected[0])
 
 
 @torch.inference_mode()
@@ -204,7 +204,7 @@ def test_a_step_takes_nothing_from_the_host():
         made = StaticModel(each, SLOTS, WINDOW)
         for prefix in (True, False):
             with Tape() as tape:
-                made._step(4, 16, prefix)
+                PaddedModel._run(made, 4, 16, prefix)
             tensors = [x for x in tree_leaves(tape.calls) if isinstance(x, torch.Tensor)]
             assert len(tensors) > 100 and {x.device.type for x in tensors} == {"meta"}
 
@@ -213,4 +213,4 @@ def test_a_step_takes_nothing_from_the_host():
 def test_weights_that_have_diverged_are_an_error(model):
     model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError):
-        decode(model)
+        decode(StaticModel(model, SLOTS, WINDOW))

@@ -1,13 +1,12 @@
 """Evaluation of a real (untrained) checkpoint, and the verdicts on rollouts written by hand."""
 
-import threading
 
 import pytest
 
 from apr.core.errors import CheckpointError, DataError, ParamsError
 from apr.core.files import read_json, read_rows, write_rows
 from apr.engine.checkpoint import load_model
-from apr.engine.serve import EngineServer
+from apr.engine.servers.serve import EngineServer
 from apr.engine.slots import SlotEngine
 from apr.evaluation.latency import measure_latency
 from apr.evaluation.points import Point, condition_kind, jobs, points
@@ -146,13 +145,11 @@ def test_a_server_gives_the_same_greedy_rows(params, tiny_params, world, tmp_pat
     language = load_language(world[1])
     stop_ids = language.syntax.stop_ids
     engine = SlotEngine(load_model(world[1], "cpu"), stop_ids, 4, params.grammar.window)
-    with EngineServer(engine, stop_ids, language.vocabulary.size, "apr") as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with EngineServer(engine, "apr") as server:
         settings = params.engine.model_dump() | {"backend": backend, "endpoints": [server.url]}
         served = tiny_params(engine=settings)
         evaluate(served, "apr", "sft", *world, tmp_path / "b.parquet")
         measure_latency(served, "apr", "sft", *world, tmp_path / "c.json")
-        server.shutdown()
     greedy = [[row for row in read_rows(tmp_path / name, EVAL_SCHEMA) if row["temperature"] == 0]
               for name in ("a.parquet", "b.parquet")]  # fmt: skip
     assert greedy[0] == greedy[1]

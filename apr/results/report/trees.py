@@ -8,7 +8,7 @@ import numpy as np
 
 from apr.core.files import read_rows
 from apr.core.params import Params
-from apr.engine.opening import open_engine
+from apr.engine.slots import open_engine
 from apr.evaluation.latency_model import Part, parts_of
 from apr.evaluation.points import Point, condition_kind, jobs, points, teachers
 from apr.evaluation.results import Cell, Key, ledger

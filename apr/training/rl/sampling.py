@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from apr.core.errors import ParamsError
 from apr.core.params import Params
-from apr.core.process import share
+from apr.core.process import sharded, share
 from apr.core.seeds import derive_rng, derive_seed
 from apr.engine.slots import SlotEngine
 from apr.language import Condition, Language
@@ -59,6 +59,7 @@ class Sampler:
         self._problems = {problem.id: problem for problem in problems}
         self._prompts = {problem.id: self.greedy(problem).prompt for problem in problems}
         self.record: dict[str, float] = {}
+        self._engine: SlotEngine | None = None
 
     def greedy(self, problem: Problem) -> Request:
         """Returns the request for the policy's greedy rollout of a problem."""
@@ -73,9 +74,11 @@ class Sampler:
         base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         model.eval()
         try:
-            # A new engine has empty KV caches: nothing is left of the weights before the last update.
-            decoder = SlotEngine(base, self._language.syntax.stop_ids, engine.slots, window)
-            return orchestrate(self._params, self._language, decoder).run(requests)
+            if self._engine is None or sharded():  # weights that are gathered are not to outlive the step
+                self._engine = SlotEngine(base, self._language.syntax.stop_ids, engine.slots, window)
+            else:
+                self._engine.reload_weights(base)
+            return orchestrate(self._params, self._language, self._engine).run(requests)
         finally:
             model.train(training)
 

@@ -15,7 +15,8 @@ from peft import PeftModel
 from apr.core.files import remove
 from apr.core.params import Params
 from apr.core.recipe import digest, hash_tree
-from apr.engine.wires import load_weights, wire_of
+from apr.engine.servers.endpoints import load_weights
+from apr.engine.servers.protocols import wire_of
 from apr.language import Language
 from apr.rollouts.decoding import connect, orchestrate
 from apr.rollouts.rollout import Request, Rollout

@@ -1,6 +1,7 @@
 """A tiny model that half knows how to add two numbers, sometimes by spawning, and problems for it."""
 
-from threading import Lock, Thread
+from contextlib import ExitStack
+from threading import Lock
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from apr.core.errors import CheckpointError
 from apr.core.files import write_rows
 from apr.core.params import parse_params
 from apr.engine.checkpoint import load_model
-from apr.engine.serve import EngineServer
+from apr.engine.servers.serve import EngineServer
 from apr.engine.slots import SlotEngine
 from apr.tasks import make_tokenizer, open_task
 from apr.tasks.countdown.problem import PROBLEM_SCHEMA
@@ -99,23 +100,17 @@ def validation(tmp_path_factory):
 @pytest.fixture(scope="session")
 def serve(checkpoint, language, params):
     """Starts a server of the checkpoint."""
-    servers, loading = [], Lock()
+    loading = Lock()
 
-    def open_engine(directory):
+    def load(directory):
         if not (directory / "config.json").is_file():
             raise CheckpointError(f"{directory}: no such checkpoint directory")
         with loading:  # transformers does not load two models at once
-            model = load_model(directory, "cpu")
-        return SlotEngine(model, language.syntax.stop_ids, 8, params.grammar.window)
+            return load_model(directory, "cpu")
 
     def start():
-        server = EngineServer(open_engine(checkpoint), language.syntax.stop_ids, language.vocabulary.size,
-                              "tiny", load=open_engine)  # fmt: skip
-        servers.append(server)
-        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return server
+        engine = SlotEngine(load(checkpoint), language.syntax.stop_ids, 8, params.grammar.window)
+        return running.enter_context(EngineServer(engine, "tiny", load=load))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as running:
+        yield start

@@ -10,8 +10,9 @@ from apr.core.errors import ParamsError, ServerError
 from apr.core.params import Lora, RolloutServers
 from apr.engine.checkpoint import load_model
 from apr.engine.interface import Sampling
-from apr.engine.remote import RemoteDecoder
-from apr.engine.wires import load_weights, wire_of
+from apr.engine.servers.endpoints import load_weights
+from apr.engine.servers.protocols import wire_of
+from apr.engine.servers.remote import RemoteDecoder
 from apr.training.rl.servers import ServedPolicy
 from apr.training.rl.train import run_identity, train_rl, trainer_config
 
@@ -54,7 +55,7 @@ def test_every_step_is_decoded_by_its_own_weights(
     assert {step for step, _, _ in gaps} == {0, params.rl.inner_updates}
     assert max(now for _, now, _ in gaps) < 1e-4
     assert max(then for step, _, then in gaps if step) > 1e-2, "the weights have moved"
-    assert one.version == two.version != "default"
+    assert one.batches.version == two.batches.version != "default"
     lines = [json.loads(line) for line in (tmp_path / "rl/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rl", "rl.seconds.jsonl"]
@@ -80,7 +81,7 @@ def test_a_server_keeps_its_weights_if_it_cannot_load_others(serve, checkpoint, 
         load_weights([server.url], tmp_path / "nothing", "next", 5.0)
     with pytest.raises(ServerError, match="ConnectError"):
         load_weights(["http://127.0.0.1:9"], checkpoint, "next", 1.0)
-    assert server.version == "default"
+    assert server.batches.version == "default"
     load_weights([server.url, server.url], checkpoint, "next", 5.0)
     body = {"input_ids": [1, 2], "sampling_params": {"max_new_tokens": 1}}
     assert httpx.post(server.url + "/generate", json=body).json()["meta_info"]["weight_version"] == "next"

@@ -10,19 +10,21 @@ the last one lost ends decoding with `ServerError`. So does a request that a ser
 import asyncio
 import math
 import queue
-import threading
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from anyio.from_thread import start_blocking_portal
 
 from apr.core.errors import ServerError
 from apr.core.seeds import derive_seed
 from apr.engine.interface import Sampling, Segment
-from apr.engine.wires import Wire
+from apr.engine.servers.endpoints import named, proxy_for
+from apr.engine.servers.protocols import Wire
 
 SEEDS = 1 << 31
 """Servers take seeds of 31 bits."""
@@ -31,12 +33,24 @@ SEEDS = 1 << 31
 @dataclass(eq=False)
 class _Endpoint:
     url: str
+    client: httpx.AsyncClient
     running: int = 0
     failures: int = 0
     """Since the last answer; of requests that were under way together, the first to fail counts."""
     failed_at: float = -math.inf
     fault: str = ""
-    lost: bool = False
+
+    def rest(self, backoff: float) -> float:
+        """Seconds until it is asked again."""
+        if not self.failures:
+            return 0.0
+        return max(0.0, self.failed_at + backoff * 2 ** (self.failures - 1) - time.monotonic())
+
+    def failed(self, started: float, error: Exception) -> None:
+        if started >= self.failed_at:
+            self.failed_at = time.monotonic()
+            self.failures += 1
+            self.fault = " ".join(f"{named(self.url)}: {type(error).__name__} {error}".split())
 
 
 @dataclass(eq=False)
@@ -44,47 +58,36 @@ class _Thread:
     ids: list[int]
     sampling: Sampling
     limit: int
-    request: Future[Segment] | None = field(default=None)
+    request: Future[Segment] | None = None
     """None once it has stopped."""
 
 
-class RemoteDecoder:
+class RemoteDecoder(AbstractContextManager):
     """A `Decoder` with up to `capacity` requests under way at the servers `endpoints`.
 
     `timeout` (s) bounds a request, connection included; after a failure an endpoint rests for `backoff` (s),
     twice as long after each further one, and is lost after `retries` failures without an answer in between.
-    Close it, or use it as a context manager.
+    Close it, or use it as a context manager. Raises `ServerError` for an endpoint that cannot be one.
     """
 
-    def __init__(
-        self,
-        endpoints: Iterable[str],
-        wire: Wire,
-        stop_ids: Iterable[int],
-        vocabulary_size: int,
-        capacity: int,
-        timeout: float = 120.0,
-        retries: int = 4,
-        backoff: float = 0.25,
-    ):
+    def __init__(self, endpoints: Iterable[str], wire: Wire, stop_ids: Iterable[int], vocabulary_size: int,
+                 capacity: int, timeout: float = 120.0, retries: int = 4, backoff: float = 0.25):  # fmt: skip
         self.capacity = capacity
         self.prefill_seconds = self.decode_seconds = 0.0
         """Servers do not tell them apart: all of the time that was waited for is decoding."""
-        self._endpoints = [_Endpoint(url.rstrip("/")) for url in endpoints]
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=capacity)
+        self._endpoints = [
+            _Endpoint(url.rstrip("/"), httpx.AsyncClient(
+                timeout=timeout, transport=httpx.AsyncHTTPTransport(limits=limits, proxy=proxy_for(url))))
+            for url in endpoints
+        ]  # fmt: skip
         self._wire, self._stop, self._vocabulary = wire, sorted(set(stop_ids)), vocabulary_size
         self._retries, self._backoff = retries, backoff
         self._threads: dict[Hashable, _Thread] = {}
-        self._done: queue.Queue[tuple[Hashable, _Thread, Segment | BaseException]] = queue.Queue()
-        self._loop = asyncio.new_event_loop()
-        self._runner = threading.Thread(target=self._loop.run_forever, daemon=True, name="remote decoder")
-        self._runner.start()
-        self._client = httpx.AsyncClient(
-            timeout=timeout, limits=httpx.Limits(max_connections=None, max_keepalive_connections=capacity)
-        )
+        self._done: queue.Queue[tuple[Hashable, Future[Segment]]] = queue.Queue()
         self._room = asyncio.Semaphore(capacity)
-
-    def __enter__(self) -> "RemoteDecoder":
-        return self
+        self._thread = ExitStack()
+        self._loop = self._thread.enter_context(start_blocking_portal())
 
     def __exit__(self, *_: object) -> None:
         self.close_all()
@@ -93,11 +96,10 @@ class RemoteDecoder:
         """Cancels what is under way and closes the connections."""
         for key in list(self._threads):
             self.close(key)
-        if self._runner.is_alive():
-            asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._runner.join()
-            self._loop.close()
+        for endpoint in self._endpoints:
+            self._loop.call(endpoint.client.aclose)
+        self._endpoints = []
+        self._thread.close()
 
     def open(
         self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int, rank: int = 0
@@ -144,12 +146,11 @@ class RemoteDecoder:
         started = time.perf_counter()
         stopped: list[tuple[Hashable, Segment]] = []
         while self.busy and (not stopped or not self._done.empty()):
-            key, thread, found = self._done.get()
-            if self._threads.get(key) is not thread:
+            key, request = self._done.get()
+            thread = self._threads.get(key)
+            if thread is None or thread.request is not request:
                 continue  # closed meanwhile
-            if isinstance(found, BaseException):
-                raise found
-            found = found.first(thread.limit - len(thread.ids))
+            found = request.result().first(thread.limit - len(thread.ids))
             thread.ids += found.ids
             thread.request = None
             stopped.append((key, found))
@@ -158,14 +159,8 @@ class RemoteDecoder:
 
     def _submit(self, key: Hashable) -> None:
         thread = self._threads[key]
-        request = asyncio.run_coroutine_threadsafe(self._decode(list(thread.ids), thread), self._loop)
-        thread.request = request
-
-        def done(future) -> None:
-            if not future.cancelled():
-                self._done.put((key, thread, future.exception() or future.result()))
-
-        request.add_done_callback(done)
+        thread.request = self._loop.start_task_soon(self._decode, list(thread.ids), thread)
+        thread.request.add_done_callback(lambda request: self._done.put((key, request)))
 
     async def _decode(self, ids: list[int], thread: _Thread) -> Segment:
         """One request, until some endpoint has answered it."""
@@ -178,44 +173,30 @@ class RemoteDecoder:
                 endpoint.running += 1
                 started = time.monotonic()
                 try:
-                    response = await self._client.post(endpoint.url + self._wire.path, json=body)
+                    response = await endpoint.client.post(endpoint.url + self._wire.path, json=body)
                     if response.is_client_error:
                         said = f"{response.status_code}: {' '.join(response.text.split())[:200]}"
-                        raise ServerError(f"{endpoint.url}: refused a request ({said})")
+                        raise ServerError(f"{named(endpoint.url)}: refused a request ({said})")
                     response.raise_for_status()
                     segment = self._checked(response.json(), len(ids), count)
                     endpoint.failures = 0
                     return segment
-                except (httpx.HTTPError, KeyError, TypeError, IndexError, ValueError) as error:
-                    self._failed(endpoint, started, error)
+                except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
+                    endpoint.failed(started, error)
                 finally:
                     endpoint.running -= 1
 
     async def _endpoint(self) -> _Endpoint:
         """The least loaded of those that are not lost, once one of them is not resting."""
         while True:
-            left = [endpoint for endpoint in self._endpoints if not endpoint.lost]
+            left = [endpoint for endpoint in self._endpoints if endpoint.failures <= self._retries]
             if not left:
-                faults = "; ".join(f"{endpoint.url}: {endpoint.fault}" for endpoint in self._endpoints)
+                faults = "; ".join(endpoint.fault for endpoint in self._endpoints)
                 raise ServerError(f"no server is left ({faults})")
-            rests = {endpoint: self._rest(endpoint) for endpoint in left}
-            awake = [endpoint for endpoint in left if rests[endpoint] <= 0]
-            if awake:
-                return min(awake, key=lambda endpoint: endpoint.running)
-            await asyncio.sleep(min(rests.values()))
-
-    def _rest(self, endpoint: _Endpoint) -> float:
-        if not endpoint.failures:
-            return 0.0
-        return endpoint.failed_at + self._backoff * 2 ** (endpoint.failures - 1) - time.monotonic()
-
-    def _failed(self, endpoint: _Endpoint, started: float, error: Exception) -> None:
-        if started < endpoint.failed_at:
-            return
-        endpoint.failed_at = time.monotonic()
-        endpoint.failures += 1
-        endpoint.fault = f"{type(error).__name__} {error}".strip()
-        endpoint.lost = endpoint.failures > self._retries
+            endpoint = min(left, key=lambda endpoint: (endpoint.rest(self._backoff), endpoint.running))
+            if not (rest := endpoint.rest(self._backoff)):
+                return endpoint
+            await asyncio.sleep(rest)
 
     def _checked(self, payload: Any, prompt: int, count: int) -> Segment:
         """The answer, if it can be one. Raises `ValueError` and the errors of `Wire.answer`."""

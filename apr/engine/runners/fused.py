@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from apr.engine.kernels import load_kernels
+from apr.engine.sampling import sample
+from apr.engine.scheduler import Batch
 
 ROWS = 512
 """Tokens of one pass: more of them would not fit a core's cache."""
@@ -40,28 +42,31 @@ class _Layer:
 
 
 class FusedLlama:
-    """A `Forward` of a Llama or Qwen2 in float32. It copies weights: changed ones need a new object."""
+    """A `Runner` of a Llama or Qwen2 in float32. It copies weights."""
 
     ragged = True
 
-    @torch.no_grad()
     def __init__(self, model: Any, slots: int, window: int):
         config = model.config
         self._kernels: Any = load_kernels()
         self._heads, self._groups = config.num_attention_heads, config.num_key_value_heads
         self._hidden, self._d = config.hidden_size, model.model.layers[0].self_attn.head_dim
         self._window, self._epsilon, self._scale = window, config.rms_norm_eps, self._d**-0.5
-        self._embedding = model.model.embed_tokens.weight
-        self._norm, self._vocabulary = model.model.norm.weight, model.lm_head.weight.t().contiguous()
-        rotary = model.model.rotary_emb(self._embedding, torch.arange(window)[None])
-        self._cosine, self._sine = (table[0].contiguous() for table in rotary)
         shape = 2, slots, self._groups, window, self._d
-        self._layers = [_Layer(layer, _mapped_zeros(*shape)) for layer in model.model.layers]
-        inner = self._layers[0].down.shape[0]
-        attended = self._heads * self._d
+        self._caches = [_mapped_zeros(*shape) for _ in model.model.layers]
+        self.reload(model)
+        inner, attended = config.intermediate_size, self._heads * self._d
         projected = attended + 2 * self._groups * self._d
         widths = (self._hidden, projected, attended, 2 * inner, inner)
         self._buffers = [torch.empty(ROWS, width) for width in widths]
+
+    @torch.no_grad()
+    def reload(self, model: Any) -> None:
+        self._embedding = model.model.embed_tokens.weight
+        self._norm, self._vocabulary = model.model.norm.weight, model.lm_head.weight.t().contiguous()
+        rotary = model.model.rotary_emb(self._embedding, torch.arange(self._window)[None])
+        self._cosine, self._sine = (table[0].contiguous() for table in rotary)
+        self._layers = list(map(_Layer, model.model.layers, self._caches))
 
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
@@ -81,7 +86,12 @@ class FusedLlama:
         )
         return plain and load_kernels() is not None
 
-    def __call__(self, slots: Array, begin: Array, end: Array, ids: Array) -> Tensor:
+    def sample(self, batch: Batch) -> tuple[Array, Array]:
+        return sample(self.logits(batch), batch.temperatures, batch.noise)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(n, vocabulary)."""
+        ids, slots, begin, end = batch[:4]
         counts = end - begin
         last = np.cumsum(counts) - 1
         rows = np.repeat(slots, counts)
