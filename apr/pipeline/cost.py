@@ -23,7 +23,8 @@ from apr.engine.flops import DEVICES, Device, sizes_of
 from apr.evaluation.points import Point, condition_kind, points
 from apr.evaluation.teacher import as_rollout, draw, teacher_points
 from apr.language import build_language
-from apr.pipeline.plan import load_scale, nodes
+from apr.pipeline.plan import load_scale
+from apr.pipeline.stages import jobs
 from apr.tasks.countdown.generate import generate_problems
 from apr.training.checkpoint import new_model
 from apr.training.traces import CHUNK, chunk_table
@@ -73,7 +74,7 @@ class Estimate:
         """Mean tokens of the threads that SFT sees, and their squares' sum over their sum, by method."""
         self._written = cache(self._write)
         self.costs: dict[str, Cost] = {}
-        for name in nodes(params):
+        for name in jobs(params):
             stage, *which = name.split("/")
             cost: Callable[..., Cost] = getattr(self, f"_{stage}", Cost)
             self.costs[name] = cost(*which)
