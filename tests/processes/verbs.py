@@ -20,8 +20,9 @@ from accelerate.state import DistributedType, PartialState
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
+from apr.core.params import parse_params
 from apr.core.process import share
-from apr.pipeline.plan import load_scale
+from apr.core.settings import read_yaml
 from apr.pipeline.run import function_of
 from apr.pipeline.stages import STAGES
 
@@ -63,7 +64,7 @@ def run(fsdp: bool, stage: str, arguments: dict[str, str], folder: str, killed_i
     Trainer.training_step = noting
     try:
         paths = {name: Path(value) if value.startswith("/") else value for name, value in arguments.items()}
-        function_of(STAGES[stage].function)(load_scale("default"), **paths)
+        function_of(STAGES[stage].function)(parse_params(read_yaml("params.yaml"), "params.yaml"), **paths)
     except Killed:
         return
     finally:
