@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from apr.core.errors import ParamsError
+from apr.core.errors import ParamsError, quoted
 from apr.core.files import read_json
 from apr.core.hashes import DIRECTORY_SEAL, Memory, digest, hash_tree
 from apr.core.model_files import model_files
@@ -81,7 +81,7 @@ class Plan:
     def write_job(self, name: str) -> Path:
         """Writes a job to where `apr run` reads it; returns that. Raises `ParamsError` if there is none."""
         if name not in self.jobs:
-            raise ParamsError(f"job: {name!r} is not allowed; allowed: {', '.join(self.jobs)}")
+            raise ParamsError(f"job: {quoted(name)} is not allowed; allowed: {', '.join(self.jobs)}")
         path = self._repository / self.recipe(name)
         if not path.is_file():
             self.jobs[name].write(path)
@@ -155,7 +155,7 @@ def scales(repository: Path = Path()) -> list[str]:
 def load_scale(scale: str, repository: Path = Path()) -> Params:
     """Returns the parameters of `params.yaml`, under `presets/SCALE.yaml` unless the scale is the default."""
     if scale not in (known := scales(repository)):
-        raise ParamsError(f"scale: {scale!r} is not allowed; allowed: {', '.join(known)}")
+        raise ParamsError(f"scale: {quoted(scale)} is not allowed; allowed: {', '.join(known)}")
     preset = None if scale == DEFAULT_SCALE else repository / "presets" / f"{scale}.yaml"
     if preset and not is_name(scale):
         raise ParamsError(f"{preset}: not named as a scale; allowed: {NAMES}")
