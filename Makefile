@@ -5,7 +5,6 @@ SCALE ?= default
 CORES ?= $(shell env -u OMP_NUM_THREADS nproc)
 BIN := .venv/bin
 READY := .venv/ready
-SCALED := $(if $(filter default,$(SCALE)),,--config scale=$(SCALE))
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -13,13 +12,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: run claims test lint status plan
 
 run: $(READY)
-	snakemake --cores $(CORES) $(SCALED)
-	python -m apr commit --scale $(SCALE)
+	python -m snakemake --cores $(CORES) --config scale=$(SCALE) record=false
+	python -m apr commit --scale $(SCALE) || true
 
 claims: $(READY)
-	snakemake --cores $(CORES) -- claims
-	python -m apr claims --evaluations data/eval --latencies data/latency --teachers data/teacher \
-		--out results/claims.md --readme README.md
+	python -m snakemake --cores $(CORES) -- claims
+	python -m apr claims --readme README.md
 
 status: $(READY)
 	python -m apr status --scale $(SCALE)
@@ -32,8 +30,8 @@ test: $(READY)
 
 lint: $(READY)
 	ruff check .
-	mypy
-	snakefmt --check Snakefile workflow
+	python -m mypy
+	python -m snakefmt --check Snakefile workflow
 	python workflow/lint.py
 
 $(READY): requirements.lock pyproject.toml

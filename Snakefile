@@ -1,6 +1,5 @@
-# From params.yaml to the figures. Each rule calls one verb of `python -m apr`; what is stale, and why, is
-# decided in apr/pipeline/plan.py by comparing recipes (`python -m apr status`), and only run here.
-# Another scale than params.yaml's own: --config scale=smoke, below scales/smoke/.
+# From params.yaml to the figures. Each rule runs `python -m apr run JOB`; the jobs are those of the table in
+# apr/pipeline/stages.py, to which a test holds the rules. Another scale: --config scale=smoke (scales/smoke/).
 include: "workflow/rules/common.smk"
 
 
@@ -13,10 +12,11 @@ rule all:
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/results.smk"
 
 
 # The jobs of one stage, as `dvc.yaml` calls them.
-for stage in PLAN.stages:
+for stage in STAGES:
 
     rule:
         name:
@@ -26,9 +26,14 @@ for stage in PLAN.stages:
 
 
 onstart:
-    prune(PLAN)
+    written = {str(path) for job in workflow.dag.needrun_jobs() for path in job.output}
+    names = [name for name, job in PLAN.jobs.items() if job.seal in written]
+    RUN.start(names, workflow.cores or 1)
 
 
 onsuccess:
-    record(PLAN, STARTED)
-    commit(PLAN.scale)
+    RUN.succeed()
+
+
+onerror:
+    RUN.stop()

@@ -8,9 +8,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from apr.core.errors import DataError
-from apr.core.files import read_json
+from apr.core.files import read_json, remove
 from apr.core.recipe import flat
-from apr.pipeline import workflow
 from apr.pipeline.plan import DEFAULT_SCALE, Plan, load_scale
 
 RECORDED = Path("results/run.json")
@@ -29,6 +28,8 @@ def status(args: argparse.Namespace) -> None:
     for name, reason in plan.stale.items():
         print(f"{name}: {reason}")
     print(f"{len(plan.stale)} of {len(plan.jobs)} artefacts are stale")
+    if left := plan.leftovers():
+        print(f"{len(left)} that the parameters no longer name are left (`apr prune`)")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -53,8 +54,8 @@ def why(args: argparse.Namespace) -> None:
         raise DataError(f"{path}: no artefact of scale {scale!r}; they are {known}")
     (name,) = owners
     print(f"{name}: {'stale' if name in plan.stale else 'fresh'}")
-    for line in plan.because(name):
-        print(f"  {line}")
+    for other, reason in plan.because(name):
+        print(f"  {other}: {reason}")
     job = plan.jobs[name]
     if not Path(job.seal).is_file():
         return
@@ -69,18 +70,21 @@ def why(args: argparse.Namespace) -> None:
         "files": seal["outputs"],
     }  # fmt: skip
     for title, values in sections.items():
-        if not values:
-            continue
-        print(f"{title}:")
-        for key, value in values.items():
-            print(f"  {key}: {value}")
+        for line in [f"{title}:", *(f"  {key}: {value}" for key, value in values.items())] if values else []:
+            print(line)
 
 
 def prune(args: argparse.Namespace) -> None:
-    """Remove artefacts of methods, policies and models that the parameters no longer name."""
-    workflow.prune(Plan(args.scale))
+    """List the artefacts of methods, policies and models that the parameters no longer name; remove them."""
+    for seal, path in Plan(args.scale).leftovers().items():
+        print(f"{path}: {'removed' if args.yes else 'to be removed (--yes)'}")
+        if args.yes:
+            remove(path)
+            remove(Path(seal))
 
 
 def commit(args: argparse.Namespace) -> None:
     """Record in DVC the stages that are whole and made from parameters and code as they are now."""
-    workflow.commit(args.scale)
+    from apr.pipeline.dvc import commit
+
+    commit(Plan(args.scale))

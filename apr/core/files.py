@@ -96,8 +96,8 @@ def read_table(path: str | Path, schema: pa.Schema) -> pa.Table:
     Raises `DataError`, naming the file, if it is missing, truncated, not Parquet, or lacks a column or
     holds it with another type.
     """
-    with _readable(path):
-        table = pq.read_table(path)
+    with _readable(path), pq.ParquetFile(path) as file:  # `pq.read_table` would import pandas
+        table = file.read()
     _check_columns(path, table.schema, schema)
     return table.select(schema.names)
 

@@ -7,104 +7,117 @@ artefact is fresh when its seal holds the recipe wanted now and its files are th
 database, so it holds after a checkout or a pull.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from apr.core.errors import DataError
 from apr.core.files import read_json, remove, write_json
+from apr.core.hashes import DIRECTORY_SEAL, digest, hash_file, hash_tree
 from apr.core.params import Params, partial_params
 from apr.core.provenance import provenance
-
-DIRECTORY_SEAL = "recipe.json"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One artefact to make: `outputs` are files, or directories that hold nothing else."""
+    """One artefact to make: `function` ("module:name") is called with parameters, `names` and `paths`."""
 
     id: str
-    recipe: dict[str, Any]
-    """`params`, `code` (hash by path) and `upstream` (digest of recipe by job id)."""
+    function: str
+    names: dict[str, str]
+    paths: dict[str, str]
     outputs: tuple[str, ...]
+    """Files, or directories that hold nothing else."""
     seal: str
     upstream: dict[str, str]
     """Seal of each job whose artefact this one reads, by job id."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """`params`, `code` (hash by path), `upstream` (digest of recipe by job id), `base` (hash by path)."""
+
+    @property
+    def stage(self) -> str:
+        return self.id.split("/")[0]
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
 
 
 def read_job(path: Path) -> Job:
-    value = read_json(path)
-    return Job(**value | {"outputs": tuple(value["outputs"])})
+    """Returns the job that `Job.write` wrote. Raises `DataError` if that is none."""
+    try:
+        value = read_json(path)
+        return Job(**value | {"outputs": tuple(value["outputs"])})
+    except (TypeError, KeyError):
+        raise DataError(f"{path}: not a job") from None
 
 
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+class Reason(NamedTuple):
+    """Why a job has to run: what `key` of its seal was, and what is wanted or found now."""
+
+    kind: str
+    """absent, broken (its seal); params, code, base (of the recipe); output (its file has changed); upstream
+    (another recipe), remade (another artefact of the same), stale: the job `key` that is read."""
+    key: str = ""
+    old: Any = None
+    new: Any = None
+
+    def __str__(self) -> str:
+        return {
+            "absent": "not made yet",
+            "broken": f"{self.key} is broken",
+            "params": f"{self.key}: {self.old} -> {self.new}",
+            "output": f"{self.key} changed since it was sealed",
+            "remade": f"{self.key} was made again",
+            "stale": f"{self.key} is stale",
+            "upstream": f"{self.key} is made from other settings",
+        }.get(self.kind, f"{self.key} changed")
 
 
-def hash_tree(root: Path, base: Path) -> dict[str, str]:
-    """SHA-256 of each file at or below `root`, by its path from `base`; seals and bytecode are left out."""
-    files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-    return {
-        Path(os.path.relpath(path, base)).as_posix(): _hash_file(path)
-        for path in files
-        if "__pycache__" not in path.parts and path.name != DIRECTORY_SEAL
-    }
+def seal_of(output: str) -> str:
+    """Returns `recipe.json` in a directory, `FILE.recipe` beside a file."""
+    return f"{output}.recipe" if Path(output).suffix else f"{output}/{DIRECTORY_SEAL}"
 
 
-def _hash_file(path: Path) -> str:
-    if not path.is_file():
-        return "absent"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def outputs_of(job: Job) -> dict[str, str]:
-    """Hashes of the artefact's files as they are now, by their path from the seal."""
+def outputs_of(job: Job, of: Callable[[Path], str] = hash_file) -> dict[str, str]:
+    """Returns hashes of the artefact's files as they are now, by their path from the seal."""
     base = Path(job.seal).parent
-    return {name: value for path in job.outputs for name, value in hash_tree(Path(path), base).items()}
+    return {name: value for path in job.outputs for name, value in hash_tree(Path(path), base, of).items()}
 
 
-def why_stale(job: Job) -> str | None:
-    """Why the artefact of `job` must be made again; None if it is what its recipe says."""
+def why_stale(job: Job, of: Callable[[Path], str] = hash_file) -> Reason | None:
+    """Returns why the artefact of `job` must be made again; None if it is what its recipe says."""
     if not Path(job.seal).is_file():
-        return "not made yet"
+        return Reason("absent")
     try:
         seal = read_json(job.seal)
-        recipe, outputs, inputs = seal["recipe"], seal["outputs"], seal["inputs"]
-    except (DataError, KeyError, TypeError):
-        return f"{job.seal} is broken"
-    if recipe != job.recipe:
-        return difference(recipe, job.recipe)
-    if outputs != (found := outputs_of(job)):
-        return f"{difference(outputs, found)} since it was sealed"
+        recipe, outputs, inputs = seal["recipe"], dict(seal["outputs"]), dict(seal["inputs"])
+        changes = [(kind, change) for kind in ("params", "base", "code", "upstream")
+                   if (change := difference(recipe.get(kind, {}), job.recipe.get(kind, {})))]  # fmt: skip
+    except (DataError, KeyError, TypeError, ValueError, AttributeError):
+        return Reason("broken", job.seal)
+    for kind, change in changes:
+        return Reason(kind, *change)
+    if change := difference(outputs, outputs_of(job, of)):
+        return Reason("output", *change)
     for name, path in job.upstream.items():
-        if inputs.get(name) != _sealed_outputs(path):
-            return f"{name} was made again"
+        if inputs.get(name) != (found := _sealed_outputs(path)):
+            return Reason("remade", name, inputs.get(name), found)
     return None
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The first entry in which two nested mappings differ, in words."""
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Returns the first key in which two nested mappings differ, and its values; None if they are equal."""
     before, after = dict(flat(old)), dict(flat(new))
     for key in [*after, *before]:
-        if before.get(key) != after.get(key):
-            if key.startswith("params."):
-                return f"{key[7:]}: {before.get(key)} -> {after.get(key)}"
-            return f"{key} changed"
-    return "nothing changed"
+        if (change := (before.get(key, "absent"), after.get(key, "absent")))[0] != change[1]:
+            return key, *change
+    return None
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested mapping by their dotted paths."""
+    """Yields the leaves of a nested mapping by their dotted paths."""
     if isinstance(value, Mapping) and (value or not path):
         for key, item in value.items():
             yield from flat(item, f"{path}.{key}" if path else key)
@@ -115,7 +128,7 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _sealed_outputs(seal: str) -> str | None:
     try:
         return digest(read_json(seal)["outputs"])
-    except (DataError, KeyError):
+    except (DataError, KeyError, TypeError):
         return None
 
 
@@ -132,5 +145,7 @@ def make(job: Job) -> Iterator[Params]:
     remove(Path(job.seal))
     yield partial_params(job.recipe["params"])
     inputs = {name: _sealed_outputs(path) for name, path in job.upstream.items()}
-    write_json(job.seal, {"recipe": job.recipe, "inputs": inputs, "outputs": outputs_of(job),
-                          "made_by": made_by})  # fmt: skip
+    write_json(job.seal, {
+        "job": job.id, "place": job.seal, "recipe": job.recipe, "inputs": inputs,
+        "outputs": outputs_of(job), "made_by": made_by,
+    })  # fmt: skip

@@ -25,8 +25,9 @@ import pyarrow as pa
 from apr.core.arguments import typed
 from apr.core.errors import AprError, DataError
 from apr.core.files import atomic_path, read_json, trainer_states, write_json
+from apr.core.hashes import hash_tree
 from apr.core.process import EVERY, OWNER, identity, workers_of
-from apr.core.recipe import hash_tree, why_stale
+from apr.core.recipe import Reason, why_stale
 from apr.core.settings import PositiveReal
 from apr.pipeline.plan import DEFAULT_SCALE, Plan
 
@@ -89,8 +90,8 @@ def work(scale: str, over: Callable[[], bool]) -> bool:
     """Runs `snakemake` until everything is made or `over()`; whether it failed by itself."""
     plan = Plan(scale)
     carried = [name for name in plan.jobs if is_carried(plan, name)]
-    read = {other for name in carried for other in plan.nodes[name].upstream}
-    again = [name for name in plan.stale if name in read and plan.nodes[name].stage in MADE_AGAIN]
+    read = {other for name in carried for other in plan.jobs[name].upstream}
+    again = [name for name in plan.stale if name in read and plan.jobs[name].stage in MADE_AGAIN]
     items = dict.fromkeys(carried_files(plan).values())
     names, first = (", ".join(found) or "nothing" for found in (items, again))
     print(f"found: {names}; to be made again first: {first}")
@@ -104,7 +105,7 @@ def work(scale: str, over: Callable[[], bool]) -> bool:
             return code is not None
         for name in carried:
             reason = why_stale(plan.jobs[name])
-            if reason and not set(again).isdisjoint(plan.nodes[name].upstream):
+            if reason and not set(again).isdisjoint(plan.jobs[name].upstream):
                 raise AprError(f"{name}: {reason}, and is not what it was on the machine before (same "
                                "versions, same kind of processor?)")
     return snakemake(scale, over) not in (0, None)
@@ -135,13 +136,13 @@ def snakemake(scale: str, over: Callable[[], bool], targets: Sequence[str] = ())
     return None
 
 
-def own_reason(plan: Plan, name: str) -> str | None:
+def own_reason(plan: Plan, name: str) -> Reason | None:
     """As `why_stale`, whatever has become of what the artefact was made from."""
     return why_stale(replace(plan.jobs[name], upstream={}))
 
 
 def is_carried(plan: Plan, name: str) -> bool:
-    return plan.nodes[name].stage not in MADE_AGAIN and own_reason(plan, name) is None
+    return plan.jobs[name].stage not in MADE_AGAIN and own_reason(plan, name) is None
 
 
 def carried_files(plan: Plan) -> dict[Path, str]:

@@ -22,7 +22,8 @@ from apr.core.params import Params
 from apr.engine.flops import DEVICES, Device, sizes_of
 from apr.evaluation.points import Point, condition_kind, points
 from apr.evaluation.teacher import as_rollout, draw, teacher_points
-from apr.pipeline.plan import load_scale, nodes
+from apr.pipeline.plan import load_scale
+from apr.pipeline.stages import jobs
 from apr.tasks import open_task
 from apr.tasks.problems import generate_problems
 from apr.training.checkpoint import new_model
@@ -76,7 +77,7 @@ class Estimate:
         """Mean tokens of the threads that SFT sees, and their squares' sum over their sum, by method."""
         self._written = cache(self._write)
         self.costs: dict[str, Cost] = {}
-        for name in nodes(params):
+        for name in jobs(params):
             stage, *which = name.split("/")
             cost: Callable[..., Cost] = getattr(self, f"_{stage}", Cost)
             self.costs[name] = cost(*which)

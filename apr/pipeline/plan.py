@@ -1,83 +1,130 @@
-"""Which artefacts the parameters ask for, what each is made from, and which of them are stale.
+"""What each job of a scale is made from, and which of them are stale, and why. Snakemake runs those."""
 
-Snakemake runs what is stale here; `dvc.yaml` says which parameters and which code each stage depends on; this
-module joins the two. The jobs of a stage are finer than its DVC stage: one per method, policy or model.
-"""
-
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from apr.core.errors import ParamsError
-from apr.core.files import remove, write_text
+from apr.core.errors import ParamsError, quoted
+from apr.core.files import read_json
+from apr.core.hashes import DIRECTORY_SEAL, Memory, digest, hash_tree
 from apr.core.model_files import model_files
-from apr.core.params import PRETRAINED, Params, load_params, read_yaml
-from apr.core.recipe import DIRECTORY_SEAL, Job, digest, hash_tree, why_stale
+from apr.core.params import Params, load_params
+from apr.core.recipe import Job, Reason, seal_of, why_stale
 from apr.core.settings import NAMES, is_name
-from apr.evaluation.points import jobs as evaluation_jobs
-from apr.evaluation.points import teachers
+from apr.pipeline.code import Code
+from apr.pipeline.stages import Names, Stage, jobs, keys_of, writers_of
 
 DEFAULT_SCALE = "default"
 
 
-class Node(NamedTuple):
-    """A job before its recipe is known; `keys` narrows mappings of parameters to the entries it needs."""
+class Plan:
+    """The jobs of one scale, and why those that are stale are so. Paths are relative to the repository."""
 
-    stage: str
-    outputs: tuple[str, ...]
-    upstream: tuple[str, ...]
-    keys: dict[str, set[str]] = {}
+    def __init__(self, scale: str = DEFAULT_SCALE, repository: Path = Path(), root: str | None = None):
+        """`root` is put before every path instead of the scale's own."""
+        self.scale, self.params, self._repository = scale, load_scale(scale, repository), repository
+        self.root = root_of(scale) if root is None else root
+        self._memory = Memory(repository / f"{self.root}.recipes/hashes.json")
+        self._code, self._values = Code(repository), self.params.model_dump(mode="json")
+        self.jobs: dict[str, Job] = {}
+        self.stale: dict[str, Reason] = {}
+        writers: dict[str, str] = {}
+        for name, (stage, names) in jobs(self.params).items():
+            upstream = writers_of([path.format(**names) for path in stage.read], writers)
+            self.jobs[name] = job = self._job(name, stage, names, upstream)
+            writers |= {path.format(**names): name for path in stage.written}
+            if reason := why_stale(job, self._memory.hash_file):
+                self.stale[name] = reason
+            elif stale := [other for other in upstream if other in self.stale]:
+                self.stale[name] = Reason("stale", stale[0])
+        self._memory.save()
+
+    def _job(self, name: str, stage: Stage, names: Names, upstream: list[str]) -> Job:
+        recipe = {
+            "params": select(self._values, stage.settings.split(), keys_of(self.params, names)),
+            "code": self._code.of(*stage.modules(self.params)),
+            "upstream": {other: digest(self.jobs[other].recipe) for other in upstream},
+        }
+        if stage.base and self.params.sft.base:
+            base = self._repository / self.params.sft.base
+            recipe["base"] = {file: value for path in model_files(base, stage.base == "tokenizer")
+                              for file, value in hash_tree(path, base, self._memory.hash_file).items()}
+        outputs = tuple(self._at(path.format(**names)) for path in stage.written)
+        return Job(
+            name, stage.function,
+            names={key: value for key, value in names.items() if f"{{{key}}}" in stage.job},
+            paths={key: self._at(path.format(**names)) for key, path in stage.paths.items()}, outputs=outputs,
+            seal=seal_of(outputs[0]), recipe=recipe,
+            upstream={other: self.jobs[other].seal for other in upstream},
+        )  # fmt: skip
+
+    def _at(self, path: str) -> str:
+        return str(self._repository / f"{self.root}{path}")
+
+    def because(self, name: str) -> Iterator[tuple[str, Reason]]:
+        """Yields why a job is stale, back to what is stale by itself; nothing if it is fresh."""
+        while reason := self.stale.get(name):
+            yield name, reason
+            name = reason.key if reason.kind in ("upstream", "stale") else ""
+
+    def seals(self, stage: str | None = None) -> list[str]:
+        """Returns the seals of one stage's jobs, or of all."""
+        return [job.seal for job in self.jobs.values() if stage in (None, job.stage)]
+
+    def recipe(self, name: str) -> str:
+        """Returns where `write` puts a job; the name changes with the recipe, so a running job's file never
+        does."""
+        return f"{self.root}.recipes/{name}-{digest(self.jobs[name].recipe)[:12]}.json"
+
+    def write_job(self, name: str) -> Path:
+        """Writes a job to where `apr run` reads it; returns that. Raises `ParamsError` if there is none."""
+        if name not in self.jobs:
+            raise ParamsError(f"job: {quoted(name)} is not allowed; allowed: {', '.join(self.jobs)}")
+        path = self._repository / self.recipe(name)
+        if not path.is_file():
+            self.jobs[name].write(path)
+        return path
+
+    def write(self) -> None:
+        """Writes what the jobs read, dated so that a rule runs if and only if its job is stale: now, or in
+        1970."""
+        now = time.time()
+        for name, job in self.jobs.items():
+            date_back(job, now)
+            date = now if name in self.stale else 0
+            os.utime(self.write_job(name), (date, date))
+
+    def sweep(self) -> None:
+        """Removes what other plans have written, which no run may be using any more."""
+        wanted = {self._repository / self.recipe(name) for name in self.jobs}
+        for path in (self._repository / f"{self.root}.recipes").rglob("*-????????????.json"):
+            if path not in wanted:
+                path.unlink(missing_ok=True)
+
+    def leftovers(self) -> dict[str, Path]:
+        """Returns the artefacts that were made here and that the parameters do not ask for any more, by their
+        seals; not copies of others."""
+        data, wanted, found = Path(self._at("data")), set(self.seals()), {}
+        for seal in sorted([*data.rglob("*.recipe"), *data.rglob(DIRECTORY_SEAL)]):
+            place = seal.relative_to(self._repository).as_posix()
+            if str(seal) not in wanted and read_json(seal).get("place") == place:
+                found[place] = seal.parent if seal.name == DIRECTORY_SEAL else seal.with_suffix("")
+        return found
 
 
-def nodes(params: Params) -> dict[str, Node]:
-    """Every job, by id, upstream first."""
-    found = {
-        "problems": Node("problems", ("data/problems",), ()),
-        "tokenizer": Node("tokenizer", ("data/tokenizer",), ()),
-    }
-    for method in params.traces.methods:
-        only = {"traces.methods": {method}, "sft.tokens": {method}}
-        traces, model = f"traces/{method}", f"data/models/sft/{method}"
-        found[traces] = Node("traces", (f"data/traces/{method}.parquet",), ("problems", "tokenizer"), only)
-        found[f"sft/{method}"] = Node("sft", (model,), (traces, "tokenizer"), only)
-    for policy, settings in params.rl.policies.items():
-        read: tuple[str, ...] = ("problems", f"sft/{settings.method}")
-        only = {"rl.policies": {policy}, "traces.methods": {settings.method}}
-        found[f"rl/{policy}"] = Node("rl", (f"data/models/rl/{policy}",), read, only)
-    for stage, model in evaluation_jobs(params):
-        read, only = ("problems", f"{stage}/{model}"), _keys_of_model(params, stage, model)
-        name = f"{stage}/{model}"
-        found[f"evaluate/{name}"] = Node("evaluate", (f"data/eval/{name}.parquet",), read, only)
-        if stage == "rl" or model in teachers(params):  # Figure 6
-            found[f"latency/{name}"] = Node("latency", (f"data/latency/{name}.json",), read, only)
-    read = tuple(name for name, node in found.items() if node.stage not in ("tokenizer", "traces"))
-    found["figures"] = Node("figures", ("results/figures", "results/metrics.json"), read)
-    for method in teachers(params):
-        only = _keys_of_model(params, "sft", method)
-        read = ("problems", "tokenizer")
-        found[f"teacher/{method}"] = Node("teacher", (f"data/teacher/{method}.parquet",), read, only)
-    read = tuple(name for name, node in found.items() if node.stage in ("evaluate", "latency", "teacher"))
-    found["claims"] = Node("claims", ("results/claims.md", "results/claims.csv"), read)
-    read = tuple(name for name, node in found.items() if node.stage not in ("tokenizer", "traces"))
-    found["checks"] = Node("checks", ("results/checks.json",), read)
-    read = tuple(name for name, node in found.items() if node.stage not in ("tokenizer", "traces", "checks"))
-    found["report"] = Node("report", ("results/report.html",), read)
-    return found
-
-
-def _keys_of_model(params: Params, stage: str, model: str) -> dict[str, set[str]]:
-    method = model if stage == "sft" else params.rl.policies[model].method
-    sweeps = params.eval.sweeps.items()
-    return {
-        "traces.methods": {method},
-        "rl.policies": {model} if stage == "rl" else set(),
-        "eval.sweeps": {name for name, sweep in sweeps if model in sweep.models and stage in sweep.stages},
-    }
+def date_back(job: Job, now: float) -> None:
+    """Dates files back that are dated in the future, or at 0, which Snakemake takes for no date."""
+    for path in (Path(job.seal), *map(Path, job.outputs)):
+        for file in [path, *path.rglob("*")]:
+            if file.exists() and not 0 < file.stat().st_mtime <= now:
+                os.utime(file, (1, 1))
 
 
 def select(values: dict[str, Any], declared: Iterable[str], keys: dict[str, set[str]]) -> dict[str, Any]:
-    """The nested `values` cut down to the dotted keys `declared`, and some mappings further to `keys`."""
+    """Returns the nested `values` cut down to the dotted keys `declared`, and some mappings further to
+    `keys`."""
     chosen: dict[str, Any] = {}
     for dotted in declared:
         *sections, last = dotted.split(".")
@@ -95,118 +142,21 @@ def _narrow(value: Any, path: str, keys: dict[str, set[str]]) -> Any:
     return {key: _narrow(item, f"{path}.{key}", keys) for key, item in value.items() if key in kept}
 
 
-class Stage(NamedTuple):
-    """What `dvc.yaml` declares: dotted keys of `params.yaml`, paths of code, whether `sft.base` is read."""
-
-    params: list[str]
-    code: list[str]
-    base: bool
+def root_of(scale: str) -> str:
+    """Returns what is put before the paths of a scale."""
+    return "" if scale == DEFAULT_SCALE else f"scales/{scale}/"
 
 
-def declared_stages(repository: Path) -> dict[str, Stage]:
-    stages = read_yaml(repository / "dvc.yaml")["stages"]
-    return {
-        name: Stage(stage["params"], [path for path in stage["deps"] if path.startswith("apr/")],
-                    PRETRAINED in stage["deps"])
-        for name, stage in stages.items()
-    }
-
-
-class Plan:
-    """The jobs of one scale, and why those that are stale are so. Paths are relative to the repository."""
-
-    def __init__(self, scale: str = DEFAULT_SCALE, repository: Path = Path()):
-        self.scale, self.params = scale, load_scale(scale, repository)
-        self.root = "" if scale == DEFAULT_SCALE else f"scales/{scale}/"
-        self.marker = f"{self.root}.recipes/stale"
-        self.nodes = nodes(self.params)
-        self._repository = repository
-        self.jobs: dict[str, Job] = {}
-        self.stale: dict[str, str] = {}
-        stages = declared_stages(repository)
-        code: dict[str, str] = {}
-        values = self.params.model_dump(mode="json")
-        base = {only: hash_base(self.params, repository, only) for only in (False, True)}
-        for name, node in self.nodes.items():
-            stage = stages[node.stage]
-            for path in stage.code:
-                code[path] = code.get(path) or digest(hash_tree(repository / path, repository))
-            recipe = {
-                "params": select(values, stage.params, node.keys),
-                "code": {path: code[path] for path in stage.code},
-                "upstream": {other: digest(self.jobs[other].recipe) for other in node.upstream},
-            }
-            if self.params.sft.base and stage.base:
-                recipe["base"] = base[node.stage == "tokenizer"]
-            self.jobs[name] = job = self._job(name, node, recipe)
-            if reason := why_stale(job):
-                self.stale[name] = reason
-            elif stale := [other for other in node.upstream if other in self.stale]:
-                self.stale[name] = f"{stale[0]} is stale"
-
-    def because(self, name: str) -> Iterator[str]:
-        """Why a job is stale, back to what is stale by itself; nothing if it is fresh."""
-        while reason := self.stale.get(name):
-            yield f"{name}: {reason}"
-            name = reason.removeprefix("upstream.").removesuffix(" changed").removesuffix(" is stale")
-
-    def _job(self, name: str, node: Node, recipe: dict[str, Any]) -> Job:
-        outputs = tuple(str(self._repository / f"{self.root}{path}") for path in node.outputs)
-        upstream = {other: self.jobs[other].seal for other in node.upstream}
-        return Job(name, recipe, outputs, seal_of(outputs[0]), upstream)
-
-    def seals(self, stage: str | None = None) -> list[str]:
-        """The seals of one stage's jobs, or of all."""
-        return [job.seal for name, job in self.jobs.items() if stage in (None, self.nodes[name].stage)]
-
-    @property
-    def stages(self) -> list[str]:
-        return list(dict.fromkeys(node.stage for node in self.nodes.values()))
-
-    def job_file(self, name: str) -> str:
-        """Where `write` puts a job; its name changes with the recipe, so a running job's file never does."""
-        return f"{self.root}.recipes/{name}-{digest(self.jobs[name].recipe)[:12]}.json"
-
-    def write(self) -> None:
-        """Writes what the jobs read, and the marker that is newer than anything stale."""
-        for name, job in self.jobs.items():
-            job.write(self._repository / self.job_file(name))
-        write_text(self._repository / self.marker, f"{time.time()}\n")
-
-    def prune(self) -> Iterator[str]:
-        """Removes sealed artefacts that the parameters no longer ask for; yields their seals."""
-        wanted = {Path(job.seal) for job in self.jobs.values()}
-        data = self._repository / f"{self.root}data"
-        for seal in sorted([*data.rglob("*.recipe"), *data.rglob(DIRECTORY_SEAL)]):
-            if seal not in wanted:
-                remove(seal.parent if seal.name == DIRECTORY_SEAL else seal.with_suffix(""))
-                remove(seal)
-                yield str(seal)
-
-
-def hash_base(params: Params, repository: Path, tokenizer_only: bool) -> dict[str, str]:
-    """Hashes of the files of `sft.base` that are read, if there is one, or of those that its tokenizer is
-    read from."""
-    base = params.sft.base
-    if base is None:
-        return {}
-    files = model_files(repository / base, tokenizer_only)
-    return {name: value for path in files for name, value in hash_tree(path, repository / base).items()}
-
-
-def seal_of(output: str) -> str:
-    """`recipe.json` in a directory, `FILE.recipe` beside a file."""
-    return f"{output}.recipe" if Path(output).suffix else f"{output}/{DIRECTORY_SEAL}"
+def scales(repository: Path = Path()) -> list[str]:
+    """Returns the names of all scales, the default one first."""
+    return [DEFAULT_SCALE, *sorted(path.stem for path in (repository / "presets").glob("*.yaml"))]
 
 
 def load_scale(scale: str, repository: Path = Path()) -> Params:
-    """The parameters of `params.yaml`, under `presets/SCALE.yaml` unless the scale is the default."""
-    if scale == DEFAULT_SCALE:
-        return load_params(repository / "params.yaml")
-    presets = sorted(path.stem for path in (repository / "presets").glob("*.yaml"))
-    if scale not in presets:
-        raise ParamsError(f"scale: {scale!r} is not allowed; allowed: {', '.join([DEFAULT_SCALE, *presets])}")
-    preset = repository / "presets" / f"{scale}.yaml"
-    if not is_name(scale):
+    """Returns the parameters of `params.yaml`, under `presets/SCALE.yaml` unless the scale is the default."""
+    if scale not in (known := scales(repository)):
+        raise ParamsError(f"scale: {quoted(scale)} is not allowed; allowed: {', '.join(known)}")
+    preset = None if scale == DEFAULT_SCALE else repository / "presets" / f"{scale}.yaml"
+    if preset and not is_name(scale):
         raise ParamsError(f"{preset}: not named as a scale; allowed: {NAMES}")
     return load_params(repository / "params.yaml", preset)

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from apr.core.files import atomic_path, write_text
-from apr.core.process import HOST, OWNER, RUNS, alive, identity, workers_of
+from apr.core.process import HOST, OWNER, RUNS, SILENT, alive, identity, runs, workers_of
+from tests.conftest import ROOT
 
 WAIT = """
 import sys, time
@@ -69,6 +70,41 @@ def test_a_run_on_another_machine_is_known_by_its_file(start, tmp_path, monkeypa
     assert worker.poll() is None
     (RUNS / run).unlink()
     assert worker.wait(timeout=5) == 1
+
+
+def test_a_run_on_another_machine_that_is_silent_is_dead(start, tmp_path, monkeypatch):
+    """As after a kill in a container, whose name is new each time."""
+    monkeypatch.chdir(tmp_path)
+    run = identity().replace(HOST, "elsewhere")
+    write_text(RUNS / run, "")
+    worker = start(sys.executable, "-c", WAIT, run)
+    assert worker.stdout.readline() == b"ready\n" and alive(run)
+    os.utime(RUNS / run, (time.time() - SILENT - 1,) * 2)
+    assert not alive(run) and worker.wait(timeout=5) == 1
+
+
+ANNOUNCE = """
+import sys, time
+from apr.core import process
+process.TOUCHED = 0.1
+print(process.announce(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_says_again_and_again_that_it_is_alive(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RUNS.mkdir(parents=True)
+    for litter in (".DS_Store", ".nfs0000000000a1b2", "a:b:c", "host:1", "host:1:2.0.partial"):
+        (RUNS / litter).touch()
+    worker = start(sys.executable, "-c", ANNOUNCE, PYTHONPATH=str(ROOT))
+    name = worker.stdout.readline().decode().strip()
+    assert runs() == [name], "and no other file is one"
+    os.utime(RUNS / name, (0, 0))
+    time.sleep(0.5)
+    assert (RUNS / name).stat().st_mtime > 0
+    worker.terminate()
+    worker.wait()
 
 
 def test_workers_are_found_by_whom_they_work_for(start):

@@ -18,12 +18,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 import psutil
 
 from apr.pipeline.plan import Plan
+from apr.pipeline.stages import STAGES
 from tests.conftest import Laboratory, new_laboratory
 
 COMMANDS = {"worker": "snakemake --cores 2", "snakemake": "snakemake --cores 2", "dvc": "dvc repro"}
@@ -63,6 +65,15 @@ def first(processes: list[psutil.Process], *words: str) -> psutil.Process | None
     return None
 
 
+def worker(processes: list[psutil.Process], stage: str) -> psutil.Process | None:
+    """The first that makes an artefact of a stage."""
+    for process in processes:
+        with suppress(psutil.Error):
+            if f" -m apr run {stage}" in " ".join(process.cmdline()) and process.name() not in ("sh", "bash"):
+                return process
+    return None
+
+
 def seconds_of(root: Path, stage: str) -> float:
     """How long the shortest job of a stage took in the undisturbed run."""
     logs = root / "logs"
@@ -74,18 +85,17 @@ def seconds_of(root: Path, stage: str) -> float:
 def kill_once(laboratory: Laboratory, plan: Plan, stage: str, target: str, delay: float) -> bool:
     """Whether something was killed; it may have ended before its time was up."""
     root = laboratory.path
-    for name, job in plan.jobs.items():
-        if plan.nodes[name].stage == stage:
+    for job in plan.jobs.values():
+        if job.stage == stage:
             for path in (*job.outputs, job.seal):
                 shutil.rmtree(path, ignore_errors=True)
                 Path(path).unlink(missing_ok=True)
     started = subprocess.Popen(COMMANDS[target].split(), cwd=root, env=laboratory.environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    while started.poll() is None and first(running(root), "-m", "apr", stage) is None:
+    while started.poll() is None and worker(running(root), stage) is None:
         time.sleep(0.02)
     time.sleep(delay)
-    words = ("-m", "apr", stage) if target == "worker" else (target,)
-    process = first(running(root), *words)
+    process = worker(running(root), stage) if target == "worker" else first(running(root), target)
     if process is not None:
         process.send_signal(signal.SIGKILL)
     started.wait()
@@ -125,12 +135,12 @@ def main() -> None:
         laboratory.run("git", "commit", "-q", "-m", "results")
         plan, expected = Plan("default", laboratory.path), hashes(laboratory.path)
         print(f"undisturbed: {len(expected)} files", flush=True)
-        longest = {stage: seconds_of(laboratory.path, stage) for stage in plan.stages}
+        longest = {stage: seconds_of(laboratory.path, stage) for stage in STAGES}
 
         def draws():
             rng, number = random.Random(args.seed), 0
             while True:  # every stage in turn, each target as often
-                stages = list(plan.stages)
+                stages = list(STAGES)
                 rng.shuffle(stages)
                 for stage in stages:
                     yield stage, list(COMMANDS)[number % len(COMMANDS)], rng.random()

@@ -30,8 +30,8 @@ def disk(tmp_path):
 
 def test_parquet(disk):
     said = on_small_disk(disk, "100k", f"""
-        python -m apr problems --scale smoke --out {disk}/data/problems && sha256sum {disk}/data/problems/*
-        python -m apr problems --out {disk}/data/problems; echo exit $?
+        python -m apr run problems --scale smoke --root {disk} && sha256sum {disk}/data/problems/*
+        python -m apr run problems --root {disk}; echo exit $?
         sha256sum {disk}/data/problems/*; ls -A {disk}/data""")  # fmt: skip
     lines = said.splitlines()
     (error,) = [line for line in lines if line.startswith("apr: error: ")]

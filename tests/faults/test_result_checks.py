@@ -12,7 +12,7 @@ import pytest
 
 from apr.core.errors import DataError
 from apr.core.files import read_json, write_json
-from apr.core.recipe import hash_tree
+from apr.core.hashes import hash_tree
 from apr.pipeline.plan import load_scale
 from apr.results.checks import check_results
 

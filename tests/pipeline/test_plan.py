@@ -1,13 +1,17 @@
 """What is planned before anything is made: jobs, their parameters, one-line errors."""
 
 import shutil
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from apr.core.errors import ParamsError
-from apr.pipeline.plan import Plan, declared_stages, load_scale, nodes, select
+from apr.pipeline.plan import Plan, select
+from apr.pipeline.run import function_of
+from apr.pipeline.stages import STAGES
+from workflow.write_dvc import documents
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,17 +22,56 @@ def test_select_narrows_mappings():
     assert select(values, ["a"], {"a.y": set()}) == {"a": {"x": 1, "y": {}}}
 
 
-def test_stages_of_dvc_and_snakemake_are_the_same():
-    stages = {node.stage for node in nodes(load_scale("default", ROOT)).values()}
-    assert stages == set(declared_stages(ROOT))
+def test_dvc_yaml_of_every_scale_is_what_the_table_says():
+    wanted = documents(ROOT)
+    assert {f"scales/{path.stem}/dvc.yaml" for path in (ROOT / "presets").glob("*.yaml")} < wanted.keys()
+    for path, text in wanted.items():
+        assert (ROOT / path).read_text() == text, f"{path}: write it anew with `python -m workflow.write_dvc`"
 
 
 def test_every_declared_dependency_exists():
     values = YAML(typ="safe").load(ROOT / "params.yaml")  # DVC does not know our defaults
-    for name, stage in declared_stages(ROOT).items():
-        assert select(values, stage.params, {}), name
-        for path in stage.code:
-            assert (ROOT / path).exists(), f"{name}: {path}"
+    for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
+        assert select(values, stage["params"], {}), name
+        for path in stage["deps"]:
+            assert path.startswith(("data/", "results/")) or (ROOT / path).exists(), f"{name}: {path}"
+
+
+def test_dvc_hears_of_what_a_preset_changes():
+    stages = YAML(typ="safe").load(ROOT / "scales/gpu/dvc.yaml")["stages"]
+    assert stages["rl"]["params"] == [{"../../params.yaml": ["seed", "grammar", "engine", "rl"]},
+                                      {"../../presets/gpu.yaml": ["grammar", "engine", "rl"]}]
+    stages = YAML(typ="safe").load(ROOT / "scales/seed1/dvc.yaml")["stages"]
+    assert stages["tokenizer"]["params"][1:] == [], "that preset sets nothing of it"
+
+
+def test_rules_read_and_write_what_the_table_says(bare):
+    plan = Plan("default", bare.path)
+    planned = bare.plan()
+    assert planned.keys() == plan.jobs.keys()
+
+    def paths(text):
+        return {bare.path / path for path in text.split(", ") if path}
+
+    def inside(path, job):
+        return path == Path(job.seal) or any(path.is_relative_to(output) for output in job.outputs)
+
+    for name, job in plan.jobs.items():
+        written, read = (paths(planned[name][side]) for side in ("output", "input"))
+        assert Path(job.seal) in written and all(inside(path, job) for path in written), name
+        read.remove(bare.path / plan.recipe(name))
+        above = [plan.jobs[other] for other in job.upstream]
+        assert all(any(inside(path, other) for other in above) for path in read), name
+        assert all(any(inside(path, other) for path in read) for other in above), name
+
+
+def test_the_table_calls_functions_that_take_what_it_gives():
+    for stage in STAGES.values():
+        taken = signature(function_of(stage.function)).parameters
+        named = {name for name in ("method", "policy", "stage", "model") if f"{{{name}}}" in stage.job}
+        given = {"params", *named, *stage.inputs, *stage.outputs}
+        needed = {name for name, its in taken.items() if its.default is its.empty}
+        assert needed <= given <= set(taken), stage.name
 
 
 def test_jobs_declare_their_own_entries_only():
@@ -64,7 +107,7 @@ def test_bad_parameters_end_in_one_line_before_any_work(bare, key, value, messag
         for command in (("snakemake", "-n"), ("python", "-m", "apr", "params"), ("dvc", "repro", "problems")):
             lines = [line for line in bare.run(*command, fails=True).splitlines() if "apr: error" in line]
             assert lines and lines[0].startswith(f"apr: error: params.yaml: {message}")
-            assert not (bare.path / "data").exists()
+            assert [path.name for path in (bare.path / "data").iterdir()] == ["README.md"]
     finally:
         bare.set(key, before)
 
@@ -98,10 +141,10 @@ def test_unknown_scale_and_config_key(bare):
     scales = "default, gpu, paper, seed1, seed2, smoke"
     assert f"apr: error: scale: 'large' is not allowed; allowed: {scales}" in output
     output = bare.run("snakemake", "-n", "--config", "scael=smoke", fails=True)
-    assert "apr: error: --config scael: unknown key; allowed: scale" in output
+    assert "apr: error: --config scael: unknown key; allowed: scale, record" in output
 
 
-@pytest.mark.parametrize("verb", ["problems", "sft", "evaluate", "figures", "claims", "status"])
+@pytest.mark.parametrize("verb", ["run", "claims", "status", "prune", "chunk"])
 def test_every_verb_explains_itself(bare, verb):
     assert f"usage: apr {verb}" in bare.run("python", "-m", "apr", verb, "--help")
 
@@ -158,6 +201,7 @@ def test_a_pretrained_model_is_a_directory_where_dvc_sees_it(bare, base):
 
 
 def test_data_errors_end_in_one_line(bare, tmp_path: Path):
-    output = bare.run("python", "-m", "apr", "traces", "--method", "sos", "--problems", "absent.parquet",
-                      "--tokenizer", "absent", "--out", str(tmp_path / "traces.parquet"), fails=True)
-    assert output.splitlines()[-1] == "apr: error: absent.parquet: no such file"
+    output = bare.run("python", "-m", "apr", "run", "traces/sos", "--root", str(tmp_path), fails=True)
+    assert output.splitlines()[-1] == f"apr: error: {tmp_path}/data/problems/recipe.json: no such file"
+    output = bare.run("python", "-m", "apr", "run", "traces/sas", fails=True)
+    assert output.startswith("apr: error: job: 'traces/sas' is not allowed; allowed: problems, tokenizer, ")

@@ -22,7 +22,7 @@ CLOSE = ("loss", "kl", "grad_norm", "clip_share", "entropy")
 
 @pytest.fixture(scope="session")
 def one(data, make_params, params, problems, validation, checkpoint, serve, tmp_path_factory):
-    """What one process trains: per name the parameters, the arguments of the verb but `--out`, the result.
+    """What one process trains: per name the parameters, the stage, its arguments but `out`, the result.
 
     In RL each of two processes has one and a half of three groups, and micro-batches in which nothing is
     scored.
@@ -32,8 +32,9 @@ def one(data, make_params, params, problems, validation, checkpoint, serve, tmp_
         settings = make_params(sft={"optimizer": optimizer})
         paths = data / "traces.parquet", data / "tokenizer"
         train_sft(settings, "apr", *paths, root / optimizer)
-        arguments = ["sft", "--method", "apr", "--traces", paths[0], "--tokenizer", paths[1]]
-        runs[optimizer] = SimpleNamespace(params=settings, arguments=arguments, out=root / optimizer)
+        arguments = {"method": "apr", "traces": paths[0], "tokenizer": paths[1]}
+        out = root / optimizer
+        runs[optimizer] = SimpleNamespace(params=settings, stage="sft", arguments=arguments, out=out)
     # With momentum, and a step without signal, in which nothing moves.
     lora = {"lora": {"rank": 4, "alpha": 8}, "optimizer": "adamw", "prompts": 1, "steps": 5}
     served = {"servers": {"backend": "sglang", "endpoints": [serve().url]}}
@@ -41,9 +42,9 @@ def one(data, make_params, params, problems, validation, checkpoint, serve, tmp_
         few = {"prompts": 3, "group": 2, "rows_per_device": 1} | change
         settings = type(params).model_validate(params.model_dump() | {"rl": params.model_dump()["rl"] | few})
         train_rl(settings, "apr", problems, validation, checkpoint, root / name)
-        arguments = ["rl", "--policy", "apr", "--problems", problems, "--validation", validation,
-                     "--checkpoint", checkpoint]  # fmt: skip
-        runs[name] = SimpleNamespace(params=settings, arguments=arguments, out=root / name)
+        arguments = {"policy": "apr", "problems": problems, "validation": validation,
+                     "checkpoint": checkpoint}  # fmt: skip
+        runs[name] = SimpleNamespace(params=settings, stage="rl", arguments=arguments, out=root / name)
     return runs
 
 
@@ -52,8 +53,8 @@ def jobs_of(run, folder, fsdp, killed_in):
     folder.mkdir()
     with (folder / "params.yaml").open("w") as file:
         YAML().dump(run.params.model_dump(mode="json"), file)
-    arguments = [str(part) for part in [*run.arguments, "--out", folder / "out"]]
-    return [(fsdp, arguments, str(folder), update) for update in dict.fromkeys((killed_in, None))]
+    arguments = {name: str(value) for name, value in (run.arguments | {"out": folder / "out"}).items()}
+    return [(fsdp, run.stage, arguments, str(folder), update) for update in dict.fromkeys((killed_in, None))]
 
 
 def launch(jobs, work):

@@ -1,10 +1,10 @@
-"""Several verbs of apr in one start, as torch and transformers take seconds to import:
+"""Several jobs of apr in one start, as torch and transformers take seconds to import:
 
     accelerate launch --config_file profiles/accelerate/fsdp.yaml -m tests.processes.verbs JOBS
 
-JOBS is a JSON list of [whether FSDP shards, arguments of apr, folder to run it in, update to be killed in or
-null]. A job that was not killed leaves `seen-RANK.json` in its folder, of every micro-batch: number of the
-update, and which shares of the weights and of the optimizer's state this process has.
+JOBS is a JSON list of [whether FSDP shards, stage, its arguments, folder to run it in, update to be killed
+in or null]. A job that was not killed leaves `seen-RANK.json` in its folder, of every micro-batch: number of
+the update, and which shares of the weights and of the optimizer's state this process has.
 
 Accelerate shards on accelerators only. What it asks before it does so is answered here for the CPU; from
 there on everything is what it does on GPUs, through gloo instead of NCCL. Other jobs run as ddp.yaml says.
@@ -20,8 +20,11 @@ from accelerate.state import DistributedType, PartialState
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
-from apr.cli.main import main
+from apr.core.params import parse_params
 from apr.core.process import share
+from apr.core.settings import read_yaml
+from apr.pipeline.run import function_of
+from apr.pipeline.stages import STAGES
 
 PREPARE = PartialState._prepare_backend
 
@@ -45,7 +48,7 @@ def part(tensors: list[torch.Tensor]) -> float | None:
     return local / sum(t.numel() for t in tensors) if tensors else None
 
 
-def run(fsdp: bool, arguments: list[str], folder: str, killed_in: int | None) -> None:
+def run(fsdp: bool, stage: str, arguments: dict[str, str], folder: str, killed_in: int | None) -> None:
     shard_on_cpu(fsdp)
     os.chdir(folder)
     seen, step = [], Trainer.training_step
@@ -60,8 +63,8 @@ def run(fsdp: bool, arguments: list[str], folder: str, killed_in: int | None) ->
 
     Trainer.training_step = noting
     try:
-        if status := main(arguments):
-            sys.exit(status)
+        paths = {name: Path(value) if value.startswith("/") else value for name, value in arguments.items()}
+        function_of(STAGES[stage].function)(parse_params(read_yaml("params.yaml"), "params.yaml"), **paths)
     except Killed:
         return
     finally:

@@ -9,12 +9,13 @@ import pytest
 
 from apr.core.process import RUNS
 from apr.pipeline.plan import Plan
+from apr.pipeline.stages import STAGES
 from tests.conftest import new_laboratory
-from tests.faults.kills import first, running
+from tests.faults.kills import running, worker
 from tests.workflow import slurm
 
 PROFILE = ("--profile", "workflow/profiles/slurm", "--cores", "16")
-GPU_RULES = {"sft", "rl", "evaluate", "latency", "report"}
+GPU_RULES = {stage.name for stage in STAGES.values() if stage.gpu}
 GROUPS = {"problems": "data", "tokenizer": "data", "traces": "data", "teacher": "data",
           "figures": "results", "claims": "results", "checks": "results"}  # fmt: skip
 
@@ -49,7 +50,7 @@ def test_jobs_are_submitted_and_end_with_the_run_that_submitted_them(laboratory,
     models = [f"data/models/sft/{method}/recipe.json" for method in ("sos", "apr")]
     run = subprocess.Popen((*command, *models), cwd=root, env=laboratory.environment,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    while len(slurm.submissions(tmp_path / "slurm")) < 3 or not first(running(root), "-m", "apr", "sft"):
+    while len(slurm.submissions(tmp_path / "slurm")) < 3 or not worker(running(root), "sft"):
         assert run.poll() is None
         time.sleep(0.1)
     assert not any((root / model).exists() for model in models), "two GPU jobs at the same time"

@@ -3,9 +3,9 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import httpx
 import pytest
@@ -115,6 +115,16 @@ def test_dates_do_not_matter(made):
     assert not made.planned()
 
 
+@pytest.mark.parametrize("date", [0, 1, 2**31])
+def test_no_date_of_a_file_hides_that_it_is_stale(made, date):
+    """Snakemake takes 0 for no date; what lies in the future is newer than everything."""
+    for value, expected in ((made.set("rl.learning_rate", 3e-5), {"rl"} | AFTER_RL), (3e-5, set())):
+        for path in (made.path / "data").rglob("*"):
+            os.utime(path, (date, date))
+        assert made.planned() == expected
+        made.set("rl.learning_rate", value)
+
+
 def test_touched_files_hide_nothing(made):
     edit(made, "rl.learning_rate", 3e-5)
     made.run("snakemake", "--cores", "1", "--touch")
@@ -124,6 +134,8 @@ def test_touched_files_hide_nothing(made):
 def test_edited_code_is_seen(made):
     path = made.path / "apr/training/rl/train.py"
     path.write_text(path.read_text() + "# changed\n")
+    assert not made.planned()
+    path.write_text(path.read_text() + "changed = True\n")
     assert made.planned() == made.changed_in_dvc() == {"rl"} | AFTER_RL
 
 
@@ -251,17 +263,33 @@ def test_why_says_what_an_artefact_was_made_from_and_why_it_is_stale(made):
     assert said[0] == "problems: fresh" and f"  commit: {commit}" in said
     edit(made, "sft.learning_rate", 1e-5)
     said = made.run("python", "-m", "apr", "why", "results/figures/fig5.svg").splitlines()
-    assert said[:3] == ["figures: stale", "  figures: upstream.sft/sos changed",
+    assert said[:3] == ["figures: stale", "  figures: sft/sos is made from other settings",
                         "  sft/sos: sft.learning_rate: 0.003 -> 1e-05"]  # fmt: skip
     said = made.run("python", "-m", "apr", "why", "data/models", fails=True)
     assert said.startswith("apr: error: data/models: no artefact of scale 'default'; they are data/eval/")
 
 
-def test_artefacts_that_parameters_no_longer_name_are_pruned(made):
-    orphan = made.path / "data/traces/gone.parquet"
-    shutil.copyfile(made.path / "data/traces/sos.parquet", orphan)
-    shutil.copyfile(made.path / "data/traces/sos.parquet.recipe", Path(f"{orphan}.recipe"))
-    assert "data/traces/gone.parquet.recipe" in made.run("python", "-m", "apr", "prune")
-    assert not orphan.exists()
-    assert not made.changed_in_dvc()
-    assert not Plan("default", made.path).stale
+def test_artefacts_that_parameters_no_longer_name_are_pruned_when_asked(made):
+    copy = shutil.copytree(made.path / "data/models/rl/apr_max", made.path / "data/models/rl/apr_max-backup")
+    policies = made.set("rl.policies", {})
+    sweeps = made.set("eval.sweeps", {})
+    gone = [f"data/{path}" for path in ("models/rl/apr_max", "eval/rl/apr_max.parquet")]
+    kept = shutil.copytree(made.path / "data", made.path.parent / "kept")
+    try:
+        made.run("snakemake", "--cores", "2", "data/problems/recipe.json")
+        assert all((made.path / path).exists() for path in gone), "no run removes anything"
+        assert " that the parameters no longer name are left" in made.run("python", "-m", "apr", "status")
+        said = made.run("python", "-m", "apr", "prune")
+        assert all(f"{path}: to be removed (--yes)\n" in said for path in gone)
+        assert all((made.path / path).exists() for path in gone)
+        assert "backup" not in said and "data/traces" not in said
+        made.run("python", "-m", "apr", "prune", "--yes")
+        assert not any((made.path / path).exists() for path in gone) and copy.exists()
+        assert "data/models" not in made.run("python", "-m", "apr", "prune")
+    finally:
+        made.set("rl.policies", policies)
+        made.set("eval.sweeps", sweeps)
+        shutil.rmtree(made.path / "data")
+        shutil.move(kept, made.path / "data")
+        shutil.rmtree(copy)
+    assert not made.planned() and not made.changed_in_dvc()

@@ -1,58 +1,45 @@
 rule problems:
     input:
-        unpack(job_inputs("problems")),
+        recipe=recipe("problems"),
     output:
-        train=f"{ROOT}data/problems/train.parquet",
-        validation=f"{ROOT}data/problems/validation.parquet",
-        test=f"{ROOT}data/problems/test.parquet",
-        recipe=f"{ROOT}data/problems/recipe.json",
+        "<data>/problems/train.parquet",
+        "<data>/problems/validation.parquet",
+        "<data>/problems/test.parquet",
+        "<data>/problems/recipe.json",
     log:
-        f"{ROOT}logs/problems.log",
+        "<logs>/problems.log",
     benchmark:
-        f"{ROOT}logs/problems.tsv"
-    params:
-        out=subpath(output.recipe, parent=True),
+        "<logs>/problems.tsv"
     shell:
-        "python -m apr problems --recipe {input.recipe} --out {params.out} > {log} 2>&1"
+        "python -m apr run problems --recipe {input.recipe:q} > {log:q} 2>&1"
 
 
 rule tokenizer:
     input:
-        unpack(job_inputs("tokenizer")),
+        recipe=recipe("tokenizer"),
     output:
-        recipe=f"{ROOT}data/tokenizer/recipe.json",
+        "<data>/tokenizer/recipe.json",
     log:
-        f"{ROOT}logs/tokenizer.log",
+        "<logs>/tokenizer.log",
     benchmark:
-        f"{ROOT}logs/tokenizer.tsv"
-    params:
-        out=subpath(output.recipe, parent=True),
+        "<logs>/tokenizer.tsv"
     shell:
-        "python -m apr tokenizer --recipe {input.recipe} --out {params.out} > {log} 2>&1"
+        "python -m apr run tokenizer --recipe {input.recipe:q} > {log:q} 2>&1"
 
 
 rule traces:
     input:
-        unpack(
-            job_inputs(
-                "traces/{method}",
-                problems="data/problems/train.parquet",
-                tokenizer="data/tokenizer/recipe.json",
-            )
-        ),
+        made("traces/{method}", "<data>/problems/train.parquet", "<data>/tokenizer/recipe.json"),
+        recipe=recipe("traces/{method}"),
     output:
-        traces=f"{ROOT}data/traces/{{method}}.parquet",
-        recipe=f"{ROOT}data/traces/{{method}}.parquet.recipe",
+        "<data>/traces/{method}.parquet",
+        "<data>/traces/{method}.parquet.recipe",
     log:
-        f"{ROOT}logs/traces/{{method}}.log",
+        "<logs>/traces/{method}.log",
     benchmark:
-        f"{ROOT}logs/traces/{{method}}.tsv"
+        "<logs>/traces/{method}.tsv"
     # All cores at once, so before any job that would hold one of them for long; but the one of training on a GPU.
     priority: 20
     threads: max(1, workflow.cores - GPU)
-    params:
-        tokenizer=subpath(input.tokenizer, parent=True),
     shell:
-        "python -m apr traces --recipe {input.recipe} --method {wildcards.method}"
-        " --problems {input.problems} --tokenizer {params.tokenizer} --out {output.traces}"
-        " --workers {threads} > {log} 2>&1"
+        "python -m apr run traces/{wildcards.method} --recipe {input.recipe:q} --workers {threads} > {log:q} 2>&1"

@@ -15,9 +15,10 @@ from ruamel.yaml import YAML
 
 from apr.core.errors import DataError
 from apr.core.files import read_json, write_text
+from apr.core.hashes import DIRECTORY_SEAL
 from apr.core.params import Params
 from apr.core.provenance import cost
-from apr.core.recipe import DIRECTORY_SEAL, flat
+from apr.core.recipe import flat
 from apr.evaluation.points import jobs
 from apr.evaluation.results import LEDGER
 from apr.results.claims.table import NUMBERS, printed

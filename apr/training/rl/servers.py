@@ -13,8 +13,8 @@ from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 
 from apr.core.files import remove
+from apr.core.hashes import digest, hash_tree
 from apr.core.params import Params
-from apr.core.recipe import digest, hash_tree
 from apr.engine.servers.endpoints import load_weights
 from apr.engine.servers.protocols import wire_of
 from apr.language import Language

@@ -19,10 +19,10 @@ from trl import SFTConfig
 
 from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json, write_text
+from apr.core.hashes import hash_tree
 from apr.core.model_files import model_files, tokenizer_files
 from apr.core.params import Params
 from apr.core.process import sharded, share
-from apr.core.recipe import hash_tree
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import resolve_device
 from apr.engine.flops import bfloat16_peak, sizes_of

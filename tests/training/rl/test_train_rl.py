@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from apr.core.errors import AprError, ParamsError
 from apr.core.files import read_rows
+from apr.core.hashes import hash_tree
 from apr.core.params import partial_params
-from apr.core.recipe import hash_tree
 from apr.engine.checkpoint import load_model
 from apr.language.tokenizer import load_language
 from apr.rollouts.orchestrator import Orchestrator

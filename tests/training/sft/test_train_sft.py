@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from apr.core.errors import AprError, CheckpointError, DataError, ParamsError
-from apr.core.recipe import hash_tree
+from apr.core.hashes import hash_tree
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import load_model
 from apr.language.tokenizer import load_language

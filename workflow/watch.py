@@ -1,0 +1,129 @@
+"""What a run does, how far it is and how long it still takes: live on a terminal, else a line a minute."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from apr.core.provenance import cost
+from apr.pipeline.plan import Plan
+
+MINUTE, TICK = 60.0, 1.0
+"""Seconds between two lines, and between two looks."""
+TAIL = 4096
+"""Bytes at the end of a log in which its last line is looked for."""
+
+
+class Watch:
+    """Watches the jobs of a run, `names`, by the files that they write: a log first, a seal last."""
+
+    def __init__(self, plan: Plan, names: Iterable[str], cores: int):
+        self._cores, self._start = cores, time.time()
+        self._logs = {name: Path(f"{plan.root}logs/{name}.log") for name in names}
+        self._seals = {name: Path(plan.jobs[name].seal) for name in self._logs}
+        self._dates = {path: date(path) for path in (*self._logs.values(), *self._seals.values())}
+        costs = {name: cost(log.with_suffix(".tsv")) for name, log in self._logs.items()}
+        self._earlier = {name: its.get("seconds") for name, its in costs.items()}
+        """What a job took when it ran before, if it did."""
+        self._begun: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
+        self._over = threading.Event()
+
+    def start(self, live: bool) -> None:
+        """Shows in a thread what goes on, as a picture (`live`) or in lines, until `stop`."""
+        self._thread = threading.Thread(target=self._draw if live else self._tell, daemon=True, name="watch")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends that, and says how many jobs are done."""
+        self._over.set()
+        self._thread.join()
+        self.look()
+        took = clock(time.time() - self._start)
+        print(f"apr: {len(self._ended)} of {len(self._logs)} jobs in {took}", file=sys.stderr, flush=True)
+
+    def _tell(self) -> None:
+        said = self._start
+        while not self._over.wait(TICK):
+            self.look()
+            if time.time() - said >= MINUTE:
+                said = time.time()
+                print(f"apr: {self.line()}", file=sys.stderr, flush=True)
+
+    def _draw(self) -> None:
+        with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+            while not self._over.wait(TICK):
+                self.look()
+                live.update(self.picture(), refresh=True)
+
+    def look(self) -> None:
+        """Notes which jobs have begun and ended."""
+        for files, times in ((self._logs, self._begun), (self._seals, self._ended)):
+            for name, path in files.items():
+                if name not in times and date(path) not in (None, self._dates[path]):
+                    times[name] = time.time()
+
+    def running(self) -> dict[str, float]:
+        """Returns since how many seconds jobs run, by name."""
+        return {name: time.time() - at for name, at in self._begun.items() if name not in self._ended}
+
+    def left(self) -> float | None:
+        """Returns the seconds that the jobs will still take on the cores; None as long as nobody can tell.
+
+        A job takes what it took before, or the mean of those that this run has done.
+        """
+        took = [at - self._begun.get(name, at) for name, at in self._ended.items()]
+        mean, running = sum(took) / len(took) if took else None, self.running()
+        expected = {name: self._earlier[name] or mean for name in self._logs if name not in self._ended}
+        left = [max(0.0, seconds - running.get(name, 0.0)) for name, seconds in expected.items()
+                if seconds is not None]  # fmt: skip
+        if len(left) < len(expected):
+            return None
+        return max([sum(left) / self._cores, *left])
+
+    def summary(self) -> str:
+        """Returns how many jobs are done, since when, and how long it still takes."""
+        left = self.left()
+        still = "nobody knows how long still" if left is None else f"about {clock(left)} still"
+        took = clock(time.time() - self._start)
+        return f"{len(self._ended)} of {len(self._logs)} jobs in {took}, {still}"
+
+    def line(self) -> str:
+        """Returns the summary, and what runs, how far it is."""
+        said = [f"{name}: {last_line(self._logs[name])}" for name in self.running()]
+        return "; ".join([self.summary(), *said])
+
+    def picture(self) -> Group:
+        """Returns the same to look at."""
+        table = Table.grid(padding=(0, 2))
+        for name, seconds in self.running().items():
+            said = Text(last_line(self._logs[name]), overflow="ellipsis", no_wrap=True)
+            table.add_row(name, clock(seconds), said)
+        bar = ProgressBar(total=max(1, len(self._logs)), completed=len(self._ended), width=40)
+        return Group(bar, Text(self.summary()), table)
+
+
+def date(path: Path) -> float | None:
+    """Returns when a file was changed, if it is there."""
+    return path.stat().st_mtime if path.is_file() else None
+
+
+def last_line(path: Path) -> str:
+    """Returns the last line of a log that says something."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "starting"
+
+
+def clock(seconds: float) -> str:
+    """Returns minutes and seconds, or hours and minutes."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
