@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from apr.core.errors import ParamsError
-from apr.pipeline.plan import Plan, select
+from apr.pipeline.plan import Plan, load_scale, select
 from apr.pipeline.run import function_of
 from apr.pipeline.stages import STAGES
 from workflow.write_dvc import documents
