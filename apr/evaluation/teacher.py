@@ -7,7 +7,7 @@ from apr.core.files import write_rows
 from apr.core.params import Params
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
-from apr.evaluation.points import Point, condition_kind, first_problems, point_columns, points
+from apr.evaluation.points import ModelId, Point, first_problems, point_columns, points
 from apr.evaluation.results import EVAL_SCHEMA, ledger
 from apr.language import Condition, Language
 from apr.language import events as ev
@@ -19,7 +19,6 @@ from apr.tasks.countdown.expand import HEURISTICS, expand
 from apr.tasks.countdown.search import ROOT_THREAD, Trace, solve_trace
 from apr.training.traces import draw_trace, encode_thread
 
-STAGE = "solver"
 SAMPLES = 8
 CONDITIONED_SAMPLES = 2
 ATTEMPTS = 200
@@ -35,9 +34,9 @@ def evaluate_teacher(params: Params, method: str, problems: Path, tokenizer: Pat
     Raises `ParamsError`, `DataError` or `CheckpointError`.
     """
     language = load_language(tokenizer)
-    kind, at = condition_kind(params, method, "sft"), teacher_points(params, method)
+    solver, at = ModelId("solver", method), teacher_points(params, method)
     chosen = first_problems(problems, params.eval.problems)
-    rows = [point_columns(method, STAGE, problem, point, kind)
+    rows = [point_columns(params, solver, problem, point)
             | judge_trace(language, draw(problem, point, method, params), params.grammar.window)
             for problem in track(chosen, f"teacher {method}", len(chosen), "problem") for point in at]
     write_rows(out, rows, EVAL_SCHEMA)
@@ -46,8 +45,9 @@ def evaluate_teacher(params: Params, method: str, problems: Path, tokenizer: Pat
 def teacher_points(params: Params, method: str) -> list[Point]:
     """The points of `evaluate_teacher`."""
     found = [Point(None, 0.0, sample) for sample in range(SAMPLES)]
-    if condition_kind(params, method, "sft") == "children":
-        asked = {point.condition for point in points(params, method, "sft")}
+    model = ModelId("sft", method)
+    if model.condition_kind(params) == "children":
+        asked = {point.condition for point in points(params, model)}
         amounts = sorted(amount for amount in asked if amount is not None)
         found += [Point(k, 0.0, sample) for k in amounts for sample in range(CONDITIONED_SAMPLES)]
     return found

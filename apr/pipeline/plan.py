@@ -15,8 +15,7 @@ from apr.core.model_files import model_files
 from apr.core.params import PRETRAINED, Params, load_params, read_yaml
 from apr.core.recipe import DIRECTORY_SEAL, Job, digest, hash_tree, why_stale
 from apr.core.settings import NAMES, is_name
-from apr.evaluation.points import jobs as evaluation_jobs
-from apr.evaluation.points import teachers
+from apr.evaluation.points import evaluated, teachers
 
 DEFAULT_SCALE = "default"
 
@@ -45,7 +44,7 @@ def nodes(params: Params) -> dict[str, Node]:
         read: tuple[str, ...] = ("problems", f"sft/{settings.method}")
         only = {"rl.policies": {policy}, "traces.methods": {settings.method}}
         found[f"rl/{policy}"] = Node("rl", (f"data/models/rl/{policy}",), read, only)
-    for stage, model in evaluation_jobs(params):
+    for stage, model in evaluated(params):
         read, only = ("problems", f"{stage}/{model}"), _keys_of_model(params, stage, model)
         name = f"{stage}/{model}"
         found[f"evaluate/{name}"] = Node("evaluate", (f"data/eval/{name}.parquet",), read, only)

@@ -8,7 +8,7 @@ sys.path.insert(0, workflow.basedir)
 from apr.pipeline.record import record
 from apr.pipeline.workflow import commit, open_plan, prune
 from apr.core.process import OWNER, identity
-from apr.evaluation.points import points
+from apr.evaluation.points import ModelId, points
 
 STARTED = time.time()
 PLAN = open_plan(config, job=not workflow.is_main_process)
@@ -61,7 +61,7 @@ def sft_priority(wildcards):
 
 def evaluate_priority(wildcards):
     """By points of the sweeps: a long evaluation goes before training that RL does not wait for."""
-    return len(points(PLAN.params, wildcards.model, wildcards.stage)) / 10
+    return len(points(PLAN.params, ModelId(wildcards.stage, wildcards.model))) / 10
 
 
 def rl_inputs(wildcards):
