@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from apr.evaluation.points import Point
+from apr.evaluation.points import ModelId, Point
 from apr.evaluation.sweep import make_request
 from apr.language.tokenizer import load_language
 from apr.pipeline.plan import load_scale
@@ -54,8 +54,8 @@ def record(checkpoint: Path, problems: Path, count: int) -> None:
     """Writes the lengths of rollouts at T = 1, unconditioned."""
     params, language = load_scale("default"), load_language(checkpoint)
     task = open_task(params, language)
-    point = Point(None, 1.0, 0)
-    requests = [make_request(task, problem, point, "children")
+    model, point = ModelId("sft", "apr"), Point(None, 1.0, 0)
+    requests = [make_request(task, model, problem, point)
                 for problem in read_problems(task, problems)[:count]]  # fmt: skip
     with open_decoder(params, language, checkpoint) as decoder:
         rollouts = orchestrate(params, language, decoder).run(requests)

@@ -12,7 +12,7 @@ from apr.core.progress import track
 from apr.engine.checkpoint import resolve_device
 from apr.engine.slots import SlotEngine
 from apr.evaluation.latency_model import DEVICES, Part, measure_costs, parts_of, replay
-from apr.evaluation.points import Point, condition_kind, first_problems, points
+from apr.evaluation.points import ModelId, Phase, Point, first_problems, points
 from apr.evaluation.results import TIMED, percentiles
 from apr.evaluation.sweep import make_request
 from apr.language.tokenizer import load_language
@@ -24,7 +24,7 @@ from apr.tasks.task import Problem
 
 
 def measure_latency(
-    params: Params, model: str, stage: str, problems: Path, checkpoint: Path, out: Path
+    params: Params, model: str, stage: Phase, problems: Path, checkpoint: Path, out: Path
 ) -> None:
     """Times the first `params.eval.latency_problems` for each condition that a sweep decodes greedily.
 
@@ -34,9 +34,8 @@ def measure_latency(
     many devices by these costs; servers have no steps, so no costs. Where no sweep is greedy, the
     unconditioned prompt is timed. Errors as `evaluate`.
     """
-    kind = condition_kind(params, model, stage)
-    greedy = [point for point in points(params, model, stage) if point.temperature == 0]
-    greedy = greedy or [Point(None, 0.0, 0)]
+    named = ModelId(stage, model)
+    greedy = [point for point in points(params, named) if point.temperature == 0] or [Point(None, 0.0, 0)]
     language = load_language(checkpoint)
     task = open_task(params, language)
     chosen = first_problems(task, problems, params.eval.latency_problems)
@@ -48,14 +47,14 @@ def measure_latency(
         orchestrator = orchestrate(params, language, decoder)
 
         def decode(point: Point, problem: Problem) -> tuple[Rollout, list[float]]:
-            request = make_request(task, problem, point, kind)
+            request = make_request(task, named, problem, point)
             before = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
             (rollout,) = orchestrator.run([request])
             after = decoder.prefill_seconds, decoder.decode_seconds, time.perf_counter()
             return rollout, [end - start for start, end in zip(before, after, strict=True)]
 
         decode(*asked[0])  # the first rollout pays for what is loaded lazily
-        for point, problem in track(asked, f"latency {stage}/{model}", len(asked), "problem"):
+        for point, problem in track(asked, f"latency {named}", len(asked), "problem"):
             rollout, times = decode(point, problem)
             usage = rollout.usage
             trees[point].append(parts_of(rollout))

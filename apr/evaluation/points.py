@@ -1,4 +1,4 @@
-"""What `params.eval.sweeps` asks for: jobs (stage, model), the points of each job, the problems."""
+"""What `params.eval.sweeps` asks for: models, the points of each, the problems."""
 
 from itertools import product
 from pathlib import Path
@@ -19,41 +19,59 @@ class Point(NamedTuple):
     join: Join = "all"
 
 
-def jobs(params: Params) -> list[tuple[str, str]]:
-    """Every (stage, model) that a sweep names."""
-    return sorted({(stage, model) for sweep in params.eval.sweeps.values()
-                   for stage in sweep.stages for model in sweep.models})
+Phase = Literal["sft", "rl", "solver"]
+
+
+class ModelId(NamedTuple):
+    """What is evaluated: a method's model after SFT, a policy's after RL, or a method's own solver.
+
+    As text, such as `sft/apr`, it is also the path below the folders of models, evaluations and latencies.
+    """
+
+    phase: Phase
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.phase}/{self.name}"
+
+    def method(self, params: Params) -> str:
+        """Returns the method of the traces that it learnt from, before RL too."""
+        return params.rl.policies[self.name].method if self.phase == "rl" else self.name
+
+    def condition_kind(self, params: Params) -> Literal["tokens", "children"]:
+        """Returns what a condition counts: children where the solver spawns, tokens where it is serial."""
+        return params.traces.methods[self.method(params)].counts
+
+
+def evaluated(params: Params) -> list[ModelId]:
+    """Returns every model that a sweep names, sorted."""
+    return sorted({ModelId(phase, name) for sweep in params.eval.sweeps.values()
+                   for phase in sweep.stages for name in sweep.models})
 
 
 def teachers(params: Params) -> list[str]:
     """The methods whose solver is evaluated beside their SFT model: those that an RL policy starts from."""
     trained = {policy.method for policy in params.rl.policies.values()}
-    return [model for stage, model in jobs(params) if stage == "sft" and model in trained]
+    return [name for phase, name in evaluated(params) if phase == "sft" and name in trained]
 
 
-def points(params: Params, model: str, stage: str) -> list[Point]:
-    """The points of one job in ascending order, each once however many sweeps name it.
+def points(params: Params, model: ModelId) -> list[Point]:
+    """Returns the points of a model in ascending order, each once however many sweeps name it.
 
-    Greedy decoding has one sample, whatever `samples` says. Raises `ParamsError` if no sweep names the job.
+    Greedy decoding has one sample, whatever `samples` says. Raises `ParamsError` if no sweep names the model.
     """
     found: set[Point] = set()
     for sweep in params.eval.sweeps.values():
-        if model in sweep.models and stage in sweep.stages:
+        if model.name in sweep.models and model.phase in sweep.stages:
             found.update(
                 Point(condition, temperature, sample, sweep.join)
                 for condition, temperature in product(sweep.conditions, sweep.temperatures)
                 for sample in range(sweep.samples if temperature > 0 else 1)
             )
     if not found:
-        named = ", ".join("/".join(job) for job in jobs(params))
-        raise ParamsError(f"eval.sweeps: {stage}/{model} is not allowed; allowed: {named}")
+        named = ", ".join(map(str, evaluated(params)))
+        raise ParamsError(f"eval.sweeps: {model} is not allowed; allowed: {named}")
     return sorted(found, key=lambda p: (-1 if p.condition is None else p.condition, *p[1:]))
-
-
-def condition_kind(params: Params, model: str, stage: str) -> Literal["tokens", "children"]:
-    """What a condition counts: children where the solver spawns, tokens where it is serial."""
-    method = model if stage == "sft" else params.rl.policies[model].method
-    return params.traces.methods[method].counts
 
 
 def first_problems(task: Task, path: Path, count: int) -> list[Problem]:
@@ -64,8 +82,9 @@ def first_problems(task: Task, path: Path, count: int) -> list[Problem]:
     return problems[:count]
 
 
-def point_columns(model: str, stage: str, problem: Problem, point: Point, kind: str) -> dict[str, Any]:
-    """The columns `model` to `sample`."""
-    return {"model": model, "stage": stage, "problem_id": problem.id,
-            "condition_kind": None if point.condition is None else kind, "condition_amount": point.condition,
-            "temperature": point.temperature, "sample": point.sample, "join": point.join}
+def point_columns(params: Params, model: ModelId, problem: Problem, point: Point) -> dict[str, Any]:
+    """Returns the columns `model` to `sample` and `join` of an evaluation; `stage` is the model's phase."""
+    kind = None if point.condition is None else model.condition_kind(params)
+    return {"model": model.name, "stage": model.phase, "problem_id": problem.id, "condition_kind": kind,
+            "condition_amount": point.condition, "temperature": point.temperature, "sample": point.sample,
+            "join": point.join}

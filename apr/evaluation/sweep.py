@@ -1,13 +1,12 @@
-"""One evaluation job: every sweep point of one model at one stage (Figures 4, 5, 7, 8; Tables 1-3)."""
+"""The evaluation of one model at every point of the sweeps (Figures 4, 5, 7, 8; Tables 1-3)."""
 
 from pathlib import Path
-from typing import Literal
 
 from apr.core.files import write_rows
 from apr.core.params import Params
 from apr.core.progress import Meter
 from apr.core.seeds import derive_seed
-from apr.evaluation.points import Point, condition_kind, first_problems, point_columns, points
+from apr.evaluation.points import ModelId, Phase, Point, first_problems, point_columns, points
 from apr.evaluation.results import EVAL_SCHEMA, ledger
 from apr.language import Condition
 from apr.language.tokenizer import load_language
@@ -18,24 +17,24 @@ from apr.tasks import open_task
 from apr.tasks.task import Problem, Task
 
 
-def evaluate(params: Params, model: str, stage: str, problems: Path, checkpoint: Path, out: Path) -> None:
+def evaluate(params: Params, model: str, stage: Phase, problems: Path, checkpoint: Path, out: Path) -> None:
     """Decodes the first `params.eval.problems` of `problems` at every point and writes Parquet to `out`.
 
     A row (`EVAL_SCHEMA`) per problem, condition, temperature and sample, in this order. `model` is a method
     at stage "sft" and a policy at stage "rl". Raises `ParamsError`, `DataError` or `CheckpointError`.
     """
-    at = points(params, model, stage)
-    kind = condition_kind(params, model, stage)
+    named = ModelId(stage, model)
+    at = points(params, named)
     language = load_language(checkpoint)
     task = open_task(params, language)
     chosen = first_problems(task, problems, params.eval.problems)
     owners = [(problem, point) for problem in chosen for point in at]
-    requests = [make_request(task, problem, point, kind) for problem, point in owners]
+    requests = [make_request(task, named, *owner) for owner in owners]
     asked = {request.id: problem for request, (problem, _) in zip(requests, owners, strict=True)}
     done = right = 0
     with (
         open_decoder(params, language, checkpoint) as decoder,
-        Meter(f"evaluate {stage}/{model}", len(requests), "rollout") as meter,
+        Meter(f"evaluate {named}", len(requests), "rollout") as meter,
     ):
 
         def tell(ended: list[Rollout], sampled: int) -> None:
@@ -47,7 +46,7 @@ def evaluate(params: Params, model: str, stage: str, problems: Path, checkpoint:
 
         rollouts = orchestrate(params, language, decoder).run(requests, tell)
     rows = [
-        point_columns(model, stage, problem, point, kind)
+        point_columns(params, named, problem, point)
         | judge(task, problem, rollout)._asdict()
         | ledger(rollout)
         for (problem, point), rollout in zip(owners, rollouts, strict=True)
@@ -56,14 +55,16 @@ def evaluate(params: Params, model: str, stage: str, problems: Path, checkpoint:
 
 
 def make_request(
-    task: Task, problem: Problem, point: Point, kind: Literal["tokens", "children"]
+    task: Task, model: ModelId, problem: Problem, point: Point
 ) -> Request:
-    """Returns the request for a rollout of `problem` at `point`.
+    """Returns the request for a rollout of `problem` by `model` at `point`.
 
     Its noise depends on seed, problem and point, not on the model: differences between models are paired.
     Raises `ParamsError` if the window leaves no room after the prompt.
     """
-    condition = None if point.condition is None else Condition(kind, point.condition)
+    condition = None
+    if point.condition is not None:
+        condition = Condition(model.condition_kind(task.params), point.condition)
     prompt = prompt_of(task, problem, condition)
     name = f"{problem.id}/{point.condition}/{point.temperature}/{point.sample}"
     seed = derive_seed(task.params.seed, "evaluate", problem.id, point.sample)

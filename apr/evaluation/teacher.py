@@ -7,7 +7,7 @@ from apr.core.files import write_rows
 from apr.core.params import Params
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
-from apr.evaluation.points import Point, condition_kind, first_problems, point_columns, points
+from apr.evaluation.points import ModelId, Point, first_problems, point_columns, points
 from apr.evaluation.results import EVAL_SCHEMA, ledger
 from apr.language import Condition, Malformed
 from apr.language.tokenizer import load_language
@@ -17,7 +17,6 @@ from apr.tasks import open_task
 from apr.tasks.task import Problem, Task, Trace
 from apr.training.traces import asked, draw_trace
 
-STAGE = "solver"
 SAMPLES = 8
 CONDITIONED_SAMPLES = 2
 
@@ -31,9 +30,9 @@ def evaluate_teacher(params: Params, method: str, problems: Path, tokenizer: Pat
     Raises `ParamsError`, `DataError` or `CheckpointError`.
     """
     task = open_task(params, load_language(tokenizer))
-    kind, at = condition_kind(params, method, "sft"), teacher_points(params, method)
+    solver, at = ModelId("solver", method), teacher_points(params, method)
     chosen = first_problems(task, problems, params.eval.problems)
-    rows = [point_columns(method, STAGE, problem, point, kind)
+    rows = [point_columns(params, solver, problem, point)
             | judge_trace(task, problem, draw(task, problem, point, method))
             for problem in track(chosen, f"teacher {method}", len(chosen), "problem") for point in at]
     write_rows(out, rows, EVAL_SCHEMA)
@@ -42,8 +41,9 @@ def evaluate_teacher(params: Params, method: str, problems: Path, tokenizer: Pat
 def teacher_points(params: Params, method: str) -> list[Point]:
     """The points of `evaluate_teacher`."""
     found = [Point(None, 0.0, sample) for sample in range(SAMPLES)]
-    if condition_kind(params, method, "sft") == "children":
-        wanted = {point.condition for point in points(params, method, "sft")}
+    model = ModelId("sft", method)
+    if model.condition_kind(params) == "children":
+        wanted = {point.condition for point in points(params, model)}
         amounts = sorted(amount for amount in wanted if amount is not None)
         found += [Point(k, 0.0, sample) for k in amounts for sample in range(CONDITIONED_SAMPLES)]
     return found

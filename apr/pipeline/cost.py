@@ -20,7 +20,7 @@ from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_json
 from apr.core.params import Params
 from apr.engine.flops import DEVICES, Device, sizes_of
-from apr.evaluation.points import Point, condition_kind, points
+from apr.evaluation.points import ModelId, Phase, Point, points
 from apr.evaluation.teacher import as_rollout, draw, teacher_points
 from apr.pipeline.plan import load_scale
 from apr.pipeline.stages import jobs
@@ -106,7 +106,8 @@ class Estimate:
     def _write(self, method: str, condition: int | None) -> np.ndarray:
         """Of rollouts that the solver writes under a condition, means: sampled tokens, all tokens, the sum of
         the threads' squared lengths, and sampled tokens that depend on each other."""
-        window, serial = self.params.grammar.window, condition_kind(self.params, method, "sft") == "tokens"
+        window = self.params.grammar.window
+        serial = ModelId("sft", method).condition_kind(self.params) == "tokens"
         point, cut = Point(condition, 0.0, 0), window
         if serial and condition:  # a budget only cuts
             point, cut = Point(None, 0.0, 0), min(window, condition)
@@ -138,13 +139,13 @@ class Estimate:
         trained = cost.decoded * (rl.inner_updates * (2 if rl.lora else 3) + (settings.kl > 0))
         return cost._replace(work=cost.decoded + trained, trained=trained, disk=NUMBER * self.parameters)
 
-    def _evaluate(self, stage: str, model: str) -> Cost:
-        at, count = points(self.params, model, stage), self.params.eval.problems
+    def _evaluate(self, stage: Phase, model: str) -> Cost:
+        at, count = points(self.params, ModelId(stage, model)), self.params.eval.problems
         cost = self._decode(self._method(stage, model), at, count)
         return cost._replace(work=cost.decoded, disk=ROLLOUT * count * len(at))
 
-    def _latency(self, stage: str, model: str) -> Cost:
-        at = [point for point in points(self.params, model, stage) if point.temperature == 0]
+    def _latency(self, stage: Phase, model: str) -> Cost:
+        at = [point for point in points(self.params, ModelId(stage, model)) if point.temperature == 0]
         at = at or [Point(None, 0.0, 0)]
         return self._decode(self._method(stage, model), at, 1, self.params.eval.latency_problems)
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from apr.core.params import Params, task_class
 from apr.core.recipe import seal_of
-from apr.evaluation.points import jobs as evaluated
-from apr.evaluation.points import teachers
+from apr.evaluation.points import evaluated, teachers
 
 Names = dict[str, str]
 """What tells a job from the others of its stage, by the names in braces of the table."""
@@ -17,9 +16,8 @@ Names = dict[str, str]
 
 def models(params: Params) -> list[Names]:
     """Returns every model that a sweep names, with the method that it learnt."""
-    methods = {policy: its.method for policy, its in params.rl.policies.items()}
-    return [{"stage": stage, "model": model, "method": model if stage == "sft" else methods[model]}
-            for stage, model in evaluated(params)]  # fmt: skip
+    return [{"stage": model.phase, "model": model.name, "method": model.method(params)}
+            for model in evaluated(params)]  # fmt: skip
 
 
 def bases(params: Params) -> list[Names]:

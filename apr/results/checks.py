@@ -14,9 +14,9 @@ from typing import Any
 from apr.core.errors import DataError
 from apr.core.files import read_json, read_rows, write_json
 from apr.core.params import Params
-from apr.evaluation.points import Point, condition_kind, jobs, point_columns, points, teachers
+from apr.evaluation.points import ModelId, Point, evaluated, point_columns, points, teachers
 from apr.evaluation.results import EVAL_SCHEMA, TIMED, percentiles
-from apr.evaluation.teacher import STAGE, teacher_points
+from apr.evaluation.teacher import teacher_points
 from apr.language import Malformed
 from apr.results.claims.claims import CLAIMS
 from apr.results.claims.table import claim_row
@@ -50,18 +50,16 @@ def check_results(params: Params, root: Path, out: Path) -> None:
     """
     data, results, found = root / "data", root / "results", _Findings()
     test = _check_problems(params, data / "problems", found)[: params.eval.problems]
-    for stage, model in jobs(params):
-        at, kind = points(params, model, stage), condition_kind(params, model, stage)
-        path = data / "eval" / stage / f"{model}.parquet"
-        _check_rows(params, path, [(problem, point_columns(model, stage, problem, point, kind))
+    for model in evaluated(params):
+        at, path = points(params, model), data / "eval" / f"{model}.parquet"
+        _check_rows(params, path, [(problem, point_columns(params, model, problem, point))
                                    for problem in test for point in at], found)  # fmt: skip
-        if (path := data / "latency" / stage / f"{model}.json").is_file():
+        if (path := data / "latency" / f"{model}.json").is_file():
             _check_latency(params, path, at, test[: params.eval.latency_problems], found)
     for method in teachers(params):
-        at, kind = teacher_points(params, method), condition_kind(params, method, "sft")
-        _check_rows(params, data / "teacher" / f"{method}.parquet",
-                    [(problem, point_columns(method, STAGE, problem, point, kind))
-                     for problem in test for point in at], found)  # fmt: skip
+        solver, path = ModelId("solver", method), data / "teacher" / f"{method}.parquet"
+        _check_rows(params, path, [(problem, point_columns(params, solver, problem, point))
+                                   for problem in test for point in teacher_points(params, method)], found)
     if not found.faults:  # figures of broken rows would only repeat what is broken
         _check_numbers(params, data, results, found)
     if found.faults:
@@ -126,8 +124,8 @@ def _wrong_ledger(row: Row, params: Params) -> Iterator[str]:
         "children have a depth": children == 0 or 1 <= row["depth"] <= children,
         "a prompt per thread": row["prompt"] >= row["threads"],
         "longest <= prompts + sampled + joined": row["longest"] <= row["prompt"] + total + row["injected"],
-        "longest <= window": row["longest"] <= params.grammar.window or row["stage"] == STAGE,
-        "total <= max_tokens": total <= params.engine.max_tokens or row["stage"] == STAGE,
+        "longest <= window": row["longest"] <= params.grammar.window or row["stage"] == "solver",
+        "total <= max_tokens": total <= params.engine.max_tokens or row["stage"] == "solver",
         "faulty threads <= threads": row["malformed_threads"] + row["truncated_threads"] <= row["threads"],
     }
     return (f"not so: {name}" for name, right in holds.items() if not right)

@@ -13,7 +13,7 @@ import pyarrow.csv
 from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.params import Params
-from apr.evaluation.points import jobs, teachers
+from apr.evaluation.points import evaluated, teachers
 from apr.evaluation.results import Cell, Key, read_cells
 from apr.evaluation.statistics import interval
 
@@ -120,13 +120,12 @@ def read_evidence(
     With `solvers` also what each teacher did, under stage "solver".
     Raises `DataError` if an evaluation is missing or broken.
     """
-    named = jobs(params)
-    paths = [evaluations / stage / f"{model}.parquet" for stage, model in named]
+    paths = [evaluations / f"{model}.parquet" for model in evaluated(params)]
     paths += [solvers / f"{method}.parquet" for method in teachers(params) if solvers]
     timed: dict[Key, Mapping[str, Any]] = {}
-    for stage, model in named:
-        if (path := latencies / stage / f"{model}.json").is_file():
-            timed |= by_key(model, stage, read_json(path)["conditions"])
+    for model in evaluated(params):
+        if (path := latencies / f"{model}.json").is_file():
+            timed |= by_key(model.name, model.phase, read_json(path)["conditions"])
     return Evidence(params, read_cells(paths), timed)
 
 

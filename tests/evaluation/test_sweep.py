@@ -9,7 +9,7 @@ from apr.engine.checkpoint import load_model
 from apr.engine.servers.serve import EngineServer
 from apr.engine.slots import SlotEngine
 from apr.evaluation.latency import measure_latency
-from apr.evaluation.points import Point, condition_kind, jobs, points
+from apr.evaluation.points import ModelId, Point, evaluated, points
 from apr.evaluation.results import EVAL_SCHEMA, Key, ledger, percentiles, read_cells
 from apr.evaluation.sweep import evaluate
 from apr.language.tokenizer import load_language
@@ -23,16 +23,16 @@ from apr.tasks.problems import read_problems
 
 
 def test_points_are_the_union_of_the_sweeps_and_greedy_decoding_has_one_sample(params):
-    assert points(params, "apr", "sft") == [
+    assert points(params, ModelId("sft", "apr")) == [
         Point(None, 0.0, 0), Point(None, 1.0, 0), Point(None, 1.0, 1), Point(None, 1.0, 2),
         Point(2, 0.0, 0), Point(2, 1.0, 0),
     ]  # fmt: skip
-    assert points(params, "apr_max", "rl") == [Point(3, 0.0, 0)]
-    assert jobs(params) == [("rl", "apr_max"), ("sft", "apr"), ("sft", "sos_plus")]
-    kinds = [condition_kind(params, model, stage) for stage, model in jobs(params)]
+    assert points(params, ModelId("rl", "apr_max")) == [Point(3, 0.0, 0)]
+    assert evaluated(params) == [("rl", "apr_max"), ("sft", "apr"), ("sft", "sos_plus")]
+    kinds = [model.condition_kind(params) for model in evaluated(params)]
     assert kinds == ["children", "children", "tokens"]
     with pytest.raises(ParamsError, match=r"eval.sweeps: rl/apr is not allowed; allowed: rl/apr_max, sft/ap"):
-        points(params, "apr", "rl")
+        points(params, ModelId("rl", "apr"))
 
 
 def test_expressions_agree_where_the_answers_do():
@@ -120,10 +120,10 @@ def test_ledger(params):
 def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, tiny_params, world, tmp_path):
     evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
     rows = read_rows(tmp_path / "a.parquet", EVAL_SCHEMA)
-    problems = read_problems(open_task(params), world[0])[:4]
+    problems, at = read_problems(open_task(params), world[0])[:4], points(params, ModelId("sft", "apr"))
     columns = ("problem_id", "condition_amount", "temperature", "sample", "join")
     ids = [tuple(row[name] for name in columns) for row in rows]
-    assert ids == [(problem.id, *point) for problem in problems for point in points(params, "apr", "sft")]
+    assert ids == [(problem.id, *point) for problem in problems for point in at]
     kinds = {(row["condition_kind"], row["condition_amount"]) for row in rows}
     assert kinds == {(None, None), ("children", 2)}
     assert all(row["sampled"] == row["total"] >= row["sequential"] > 0 for row in rows)

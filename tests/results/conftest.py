@@ -5,7 +5,7 @@ import pytest
 
 from apr.core.files import write_json, write_rows
 from apr.core.params import load_params
-from apr.evaluation.points import condition_kind, jobs, points
+from apr.evaluation.points import ModelId, evaluated, points
 from apr.evaluation.results import EVAL_SCHEMA, LEDGER
 
 
@@ -24,9 +24,9 @@ def make_row(model, stage, problem, point, kind, **columns):
 
 def write_job(params, folder, stage, model, columns):
     """`columns(problem, point)` are what differs from a solved root."""
-    kind = condition_kind(params, model, stage)
+    kind = ModelId(stage, model).condition_kind(params)
     rows = [make_row(model, stage, problem, point, kind, **columns(problem, point))
-            for problem in range(params.eval.problems) for point in points(params, model, stage)]
+            for problem in range(params.eval.problems) for point in points(params, ModelId(stage, model))]
     write_rows(folder / "eval" / stage / f"{model}.parquet", rows, EVAL_SCHEMA)
 
 
@@ -76,9 +76,9 @@ def write():
 def artefacts(params, tmp_path_factory):
     """Every evaluation, latency and training metric that the sweeps of params.yaml name, in a folder."""
     folder = tmp_path_factory.mktemp("data")
-    for stage, model in jobs(params):
+    for stage, model in evaluated(params):
         write_job(params, folder, stage, model, plausible(stage, model))
-        greedy = [point for point in points(params, model, stage) if point.temperature == 0]
+        greedy = [point for point in points(params, ModelId(stage, model)) if point.temperature == 0]
         entries = [
             {"condition": point.condition, "join": point.join,
              "modelled": {str(n): 0.3 + 0.2 / n for n in (1, 2, 4, 8, 16)},

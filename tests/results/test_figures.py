@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.params import Params, load_params
-from apr.evaluation.points import jobs
+from apr.evaluation.points import evaluated
 from apr.evaluation.results import Cell, Key
 from apr.results.evidence import Evidence, by_key, read_csv, read_evidence
 from apr.results.figures import make_figures, style
@@ -247,7 +247,7 @@ def test_a_figure_without_any_point_says_what_to_sweep(params, tmp_path, exhibit
 def test_few_points_and_no_success_still_make_every_figure(write, tmp_path):
     """The smallest scale: six problems, nothing solved, fewer points."""
     params: Params = load_params("params.yaml", "presets/smoke.yaml")
-    for stage, model in jobs(params):
+    for stage, model in evaluated(params):
         write(params, tmp_path, stage, model, lambda problem, point: {"strict": False, "expression": None})
         path = tmp_path / "models" / stage / model
         path.mkdir(parents=True)

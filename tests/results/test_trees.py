@@ -93,11 +93,11 @@ def test_choice_where_nothing_is_solved():
 
 def test_what_is_compared(params):
     assert compared(params) == [
-        ("sft", "sos_plus", Point(None, 0.0, 0)), ("rl", "sos_plus", Point(None, 0.0, 0)),
-        ("sft", "apr", Point(None, 0.0, 0)), ("rl", "apr", Point(None, 0.0, 0)),
-        ("rl", "apr_max", Point(10, 0.0, 0)),
+        (("sft", "sos_plus"), Point(None, 0.0, 0)), (("rl", "sos_plus"), Point(None, 0.0, 0)),
+        (("sft", "apr"), Point(None, 0.0, 0)), (("rl", "apr"), Point(None, 0.0, 0)),
+        (("rl", "apr_max"), Point(10, 0.0, 0)),
     ]  # fmt: skip
-    keys = [Key(model, stage, at.temperature, at.condition) for stage, model, at in compared(params)]
+    keys = [Key(model.name, model.phase, at.temperature, at.condition) for model, at in compared(params)]
     assert str(keys[-1]) == "rl/apr_max condition 10 T=0"
 
 

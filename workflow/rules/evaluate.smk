@@ -1,4 +1,4 @@
-from apr.evaluation.points import points
+from apr.evaluation.points import ModelId, points
 
 
 rule evaluate:
@@ -17,7 +17,7 @@ rule evaluate:
     benchmark:
         "<logs>/evaluate/{stage}/{model}.tsv"
     # A long evaluation goes before training that RL does not wait for; short ones fill the gaps that it leaves.
-    priority: lambda wildcards: len(points(PLAN.params, wildcards.model, wildcards.stage)) / 10
+    priority: lambda wildcards: len(points(PLAN.params, ModelId(wildcards.stage, wildcards.model))) / 10
     threads: 1
     resources:
         gpu=GPU,

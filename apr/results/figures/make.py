@@ -5,7 +5,7 @@ from pathlib import Path
 from apr.core.files import atomic_path, read_json, write_json
 from apr.core.params import Params
 from apr.core.progress import track
-from apr.evaluation.points import condition_kind, jobs
+from apr.evaluation.points import evaluated
 from apr.evaluation.results import Cell, Key
 from apr.results.evidence import Evidence, accuracy, mean, read_evidence
 from apr.results.figures import style
@@ -42,9 +42,10 @@ def metrics_of(evidence: Evidence, models: Path) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     greedy: dict[tuple[str, str], Cell] = {}
-    for stage, model in jobs(evidence.params):
+    for its in evaluated(evidence.params):
+        stage, model = its
         name = {"sft": "loss", "rl": "reward"}[stage]
-        found[f"{stage}_{model}_train_{name}"] = read_json(models / stage / model / "metrics.json")[name]
+        found[f"{stage}_{model}_train_{name}"] = read_json(models / str(its) / "metrics.json")[name]
         for temperature, name in ((0.0, "greedy"), (1.0, "T1")):
             conditions = evidence.conditions(model, stage, temperature)
             if not conditions:
@@ -53,8 +54,8 @@ def metrics_of(evidence: Evidence, models: Path) -> dict[str, float]:
             cell = evidence.cells[Key(model, stage, temperature, condition)]
             found[f"{stage}_{model}_accuracy_{name}"] = float(accuracy(cell).mean())
             if temperature == 0:
-                greedy[stage, model] = cell
-                parallel = condition_kind(evidence.params, model, stage) == "children"
+                greedy[its] = cell
+                parallel = its.condition_kind(evidence.params) == "children"
                 for column in ("total", "sequential", "children") if parallel else ("total",):
                     found[f"{stage}_{model}_{column}_greedy"] = float(mean(cell, column).mean())
     pairs = {f"apr_minus_sos_plus_{stage}": ((stage, "apr"), (stage, "sos_plus")) for stage in style.STAGES}

@@ -19,7 +19,7 @@ from apr.core.hashes import DIRECTORY_SEAL
 from apr.core.params import Params
 from apr.core.provenance import cost
 from apr.core.recipe import flat
-from apr.evaluation.points import jobs
+from apr.evaluation.points import evaluated
 from apr.evaluation.results import LEDGER
 from apr.results.claims.table import NUMBERS, printed
 from apr.results.evidence import Evidence, Row, accuracy, mean, read_csv, read_evidence
@@ -129,7 +129,7 @@ def _training(params: Params, models: Path) -> list[Row]:
                "rl": f"From log.jsonl of each policy; {rl.prompts} problems x {rl.group} rollouts a step."}
     for stage, curves in CURVES.items():
         logs = {model: read_log(models / stage / model / "log.jsonl")
-                for at, model in jobs(params) if at == stage}  # fmt: skip
+                for at, model in evaluated(params) if at == stage}  # fmt: skip
         if not logs:
             continue
         with matplotlib.rc_context(style.RC):
@@ -155,15 +155,15 @@ def _ledger(evidence: Evidence) -> Table:
 def _spent(evidence: Evidence, models: Path) -> Table:
     """Tokens of each model's training and evaluation, in all."""
     rl, rows = evidence.params.rl, []
-    for stage, model in jobs(evidence.params):
-        if stage == "sft":
-            trained = read_json(models / stage / model / "metrics.json")["tokens"]
+    for model in evaluated(evidence.params):
+        if model.phase == "sft":
+            trained = read_json(models / str(model) / "metrics.json")["tokens"]
         else:
-            steps = read_log(models / stage / model / "log.jsonl")
+            steps = read_log(models / str(model) / "log.jsonl")
             trained = rl.prompts * rl.group * sum(line["total_tokens"] for line in steps)
         decoded = sum(int(cell.sampled.sum()) for key, cell in evidence.cells.items()
-                      if (key.stage, key.model) == (stage, model))  # fmt: skip
-        rows.append((f"{stage}/{model}", f"{trained:,.0f}", f"{decoded:,}"))
+                      if (key.stage, key.model) == model)  # fmt: skip
+        rows.append((str(model), f"{trained:,.0f}", f"{decoded:,}"))
     return ("model", "tokens trained on (SFT) or sampled to train (RL)", "sampled to evaluate"), rows
 
 

@@ -10,7 +10,7 @@ from apr.core.files import read_rows
 from apr.core.params import Params
 from apr.engine.slots import open_engine
 from apr.evaluation.latency_model import Part, parts_of
-from apr.evaluation.points import Point, condition_kind, jobs, points, teachers
+from apr.evaluation.points import ModelId, Point, evaluated, points, teachers
 from apr.evaluation.results import Cell, Key, ledger
 from apr.evaluation.sweep import make_request
 from apr.language import Malformed
@@ -73,18 +73,18 @@ def choose(cell: Cell) -> dict[str, list[str]]:
     return found
 
 
-def compared(params: Params) -> list[tuple[str, str, Point]]:
-    """Stage, model and point of all that is shown of a problem: the models that RL starts from, each before
+def compared(params: Params) -> list[tuple[ModelId, Point]]:
+    """Model and point of all that is shown of a problem: the models that RL starts from, each before
     its policies, as little conditioned and as nearly greedy as the sweeps have them; threads come last."""
     parallel = {method: params.traces.methods[method].spawns > 0 for method in teachers(params)}
     found = []
     for method in sorted(parallel, key=parallel.__getitem__):
-        policies = [job for job in jobs(params)
-                    if job[0] == "rl" and params.rl.policies[job[1]].method == method]  # fmt: skip
-        for stage, model in [("sft", method), *policies]:
-            point = min(points(params, model, stage), key=lambda at: (
+        policies = [model for model in evaluated(params)
+                    if model.phase == "rl" and model.method(params) == method]  # fmt: skip
+        for model in (ModelId("sft", method), *policies):
+            point = min(points(params, model), key=lambda at: (
                 at.temperature, at.condition is not None, -(at.condition or 0), at.join, at.sample))
-            found.append((stage, model, point))
+            found.append((model, point))
     return found
 
 
@@ -102,19 +102,19 @@ def problem_cases(evidence: Evidence, problems: Sequence[Problem], models: Path)
     shown = compared(params)
     if not shown:
         return []
-    keys = [Key(model, stage, point.temperature, point.condition, point.join)
-            for stage, model, point in shown]  # fmt: skip
+    keys = [Key(model.name, model.phase, point.temperature, point.condition, point.join)
+            for model, point in shown]  # fmt: skip
     basis = next((key for key in reversed(keys) if key.condition is None), keys[-1])
     chosen = choose(evidence.cells[basis])
     picked = [problem for problem in problems if problem.id in chosen]
     rollouts: dict[str, list[dict[str, Any]]] = {problem.id: [] for problem in picked}
-    for key, (stage, model, point) in zip(keys, shown, strict=True):
-        checkpoint, kind = models / stage / model, condition_kind(params, model, stage)
+    for key, (model, point) in zip(keys, shown, strict=True):
+        checkpoint = models / str(model)
         language, cell = load_language(checkpoint), evidence.cells[key]
         task = open_task(params, language)
         engine = open_engine(params.engine, params.grammar.window, language.syntax.stop_ids, checkpoint)
         orchestrator = orchestrate(params, language, engine)
-        requests = [make_request(task, problem, point, kind) for problem in picked]
+        requests = [make_request(task, model, problem, point) for problem in picked]
         for problem, rollout in zip(picked, orchestrator.run(requests), strict=True):
             now = ledger(rollout) | {"strict": judge(task, problem, rollout).strict}
             row = cell.problems.index(problem.id), point.sample

@@ -28,7 +28,7 @@ from apr.core.files import read_rows
 from apr.core.params import overlay
 from apr.engine.checkpoint import load_model
 from apr.engine.slots import SlotEngine
-from apr.evaluation.points import condition_kind, point_columns, points
+from apr.evaluation.points import ModelId, point_columns, points
 from apr.evaluation.results import EVAL_SCHEMA
 from apr.evaluation.sweep import evaluate
 from apr.language.tokenizer import load_language
@@ -256,9 +256,9 @@ def test_the_engine_samples_from_what_plain_transformers_computes(world):
 def test_evaluations_are_complete(world):
     problems = read_problems(open_task(world.params), world.root / "problems" / "test.parquet")
     for stage in ("sft", "rl"):
-        at, kind = points(world.params, "apr", stage), condition_kind(world.params, "apr", stage)
-        found, expected = _Findings(), [(problem, point_columns("apr", stage, problem, point, kind))
-                                        for problem in problems for point in at]  # fmt: skip
+        model = ModelId(stage, "apr")
+        found, expected = _Findings(), [(problem, point_columns(world.params, model, problem, point))
+                                        for problem in problems for point in points(world.params, model)]
         path = world.root / f"{stage}.parquet"
         _check_rows(world.params, path, expected, found)
         assert not found.faults and found.looked_at["evaluation rows"] == len(expected) == 16
