@@ -3,17 +3,17 @@
 import hashlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from apr.core.errors import AprError, DataError
-from apr.core.files import read_json, trainer_states
+from apr.core.errors import DataError
+from apr.core.files import trainer_states
 from apr.pipeline import chunk as module
 from apr.pipeline.chunk import pack, unpack
 from tests.conftest import Laboratory, new_laboratory
@@ -25,23 +25,40 @@ FEW = {
     "sft.tokens.sos": None,
     "sft.tokens.sos_plus": None,
     "sft.checkpoint_steps": 5,
-    "sft.tokens.apr": 80000,
+    "sft.tokens.apr": 40000,
     "rl.policies.sos_plus": None,
     "rl.policies.apr_max": None,
-    "rl.steps": 20,
+    "rl.steps": 10,
     "eval.problems": 2,
     "eval.latency_problems": 1,
     "eval.bootstrap": 10,
-    "eval.sweeps": {"parallel": {"models": ["apr"], "stages": ["rl"], "temperatures": [1.0]}},
+    "eval.sweeps": {"parallel": {"models": ["apr"], "stages": ["sft", "rl"], "temperatures": [1.0]}},
 }  # fmt: skip
-"""Smoke with one chain of models: chunks end when RL has."""
+"""Smoke with one chain of models."""
 
 
-def small(path: Path) -> Laboratory:
+@pytest.fixture(scope="module")
+def without(tmp_path_factory) -> Path:
+    """A directory for PYTHONPATH: neither Snakemake nor DVC can be imported."""
+    folder = tmp_path_factory.mktemp("without")
+    for package in ("snakemake", "dvc"):
+        (folder / f"{package}.py").write_text("raise ImportError(__name__)")
+    return folder
+
+
+def small(path: Path, without: Path) -> Laboratory:
     laboratory = new_laboratory(path)
     for key, value in FEW.items():
         laboratory.set(key, value)
+    laboratory.environment["PYTHONPATH"] = str(without)
     return laboratory
+
+
+def alike(laboratory: Laboratory, path: Path) -> Laboratory:
+    """A copy of another."""
+    other = Laboratory(shutil.copytree(laboratory.path, path, symlinks=True))
+    other.environment = laboratory.environment
+    return other
 
 
 def hashes(laboratory: Laboratory) -> dict[str, str]:
@@ -50,67 +67,82 @@ def hashes(laboratory: Laboratory) -> dict[str, str]:
             for kind in HASHED for path in data.rglob(kind)}  # fmt: skip
 
 
-def chunk(laboratory: Laboratory, carry: Path, minutes: float, until: str = "") -> str:
-    """What a chunk says; it is told to end as soon as a file matches the pattern `until`."""
+def chunk(laboratory: Laboratory, carry: Path, minutes: float, until: str = "") -> tuple[dict, dict, str]:
+    """What a chunk says of each job, at the end, and on stderr; it is told to end as soon as a file matches
+    the pattern `until`."""
     command = [sys.executable, "-m", "apr", "chunk", f"--minutes={minutes}", f"--carry={carry}"]
-    output = carry.with_name("said")
-    with output.open("w") as said:
-        started = subprocess.Popen(command, cwd=laboratory.path, env=laboratory.environment, stdout=said,
-                                   stderr=subprocess.STDOUT)  # fmt: skip
+    said, errors = carry.with_name("said"), carry.with_name("errors")
+    with said.open("w") as out, errors.open("w") as err:
+        started = subprocess.Popen(command, cwd=laboratory.path, env=laboratory.environment,
+                                   stdout=out, stderr=err)  # fmt: skip
         while until and not list(laboratory.path.glob(until)) and started.poll() is None:
-            time.sleep(0.02)
+            time.sleep(0.01)
         if until:
             started.send_signal(signal.SIGTERM)
         try:
-            started.wait(1500)
+            started.wait(600)
         finally:
             laboratory.kill_all()
-    return output.read_text()
+    assert said.read_text(), errors.read_text()
+    *jobs, last = map(json.loads, said.read_text().splitlines())
+    return {line["job"]: line for line in jobs}, last, errors.read_text()
 
 
-def left(said: str) -> set[str]:
-    (line,) = [line for line in said.splitlines() if "artefacts are made; left: " in line]
-    return set(line.split("left: ")[1].split(", "))
-
-
-def test_chunks_on_fresh_machines_make_what_one_run_makes(tmp_path):
-    carry, whole = tmp_path / "carry", small(tmp_path / "whole")
-    machines = [small(tmp_path / f"machine{number}") for number in range(4)]
-    whole.run("snakemake", "--cores", "2", "--", "data/models/rl/apr/recipe.json")
+def test_chunks_on_fresh_machines_make_what_one_run_makes(tmp_path, without):
+    carry, whole = tmp_path / "carry", small(tmp_path / "whole", without)
+    machines = [alike(whole, tmp_path / f"machine{number}") for number in range(4)]
+    chunk(whole, tmp_path / "unused", 20, "data/models/rl/apr/recipe.json")
     expected = hashes(whole)
     assert len(expected) == 7
 
-    said = chunk(machines[0], carry, 20, "data/models/sft/apr.work/checkpoint-*/trainer_state.json")
-    assert "sft/apr (checkpoint-" in said and "sft/apr" in left(said)
+    jobs, last, _ = chunk(machines[0], carry, 20, "data/models/sft/apr.work/checkpoint-*/trainer_state.json")
+    assert list(jobs) == ["problems", "tokenizer", "traces/apr", "sft/apr"] and jobs["sft/apr"]["stopped"]
     state = trainer_states(machines[0].path / "data/models/sft/apr.work")[-1]
-    first = read_json(state / "trainer_state.json")["log_history"]
+    assert last["carried"] == [f"sft/apr ({state.name})"] and "sft/apr" in last["left"]
+    pace = (machines[0].path / "data/models/sft/apr.work/seconds.jsonl").read_text().splitlines()
 
-    said = chunk(machines[1], carry, 0.01)
-    assert f"sft/apr ({state.name}); to be made again first: " in said.splitlines()[0]
-    assert "sft/apr (checkpoint-" in said and "problems" in left(said), "nothing is made, and nothing lost"
+    jobs, last, _ = chunk(machines[1], carry, 0.001)
+    assert not jobs and last["carried"] == [f"sft/apr ({state.name})"], "nothing is made, and nothing lost"
+    assert last["made"] == 0
 
-    said = chunk(machines[2], carry, 20, "data/models/rl/apr.work/checkpoint-*/trainer_state.json")
-    assert "rl/apr (checkpoint-" in said and "rl/apr" in left(said) and "sft/apr" not in left(said)
-    log = (machines[2].path / "data/models/sft/apr/log.jsonl").read_text().splitlines()
-    assert len(first) >= 5 and [json.loads(line) for line in log[: len(first)]] == first, "with its speeds"
+    jobs, last, _ = chunk(machines[2], carry, 20, "data/models/rl/apr.work/checkpoint-*/trainer_state.json")
+    assert {"steps", "tokens", "loss", "seconds"} <= jobs["sft/apr"].keys() and jobs["rl/apr"]["stopped"]
+    assert last["carried"][0] == "sft/apr" and last["carried"][1].startswith("rl/apr (checkpoint-")
+    seconds = (machines[2].path / "data/models/sft/apr.seconds.jsonl").read_text().splitlines()
+    assert len(pace) >= 5 and seconds[: len(pace)] == pace, "with its speeds"
 
-    said = chunk(machines[3], carry, 20, "data/models/rl/apr/recipe.json")
-    found, again = said.splitlines()[0].removeprefix("found: ").split("; to be made again first: ")
-    assert "sft/apr" in found.split(", ")
-    assert {*again.split(", ")} == {"tokenizer", "traces/apr"}, "and what they are made from"
-    assert "rl/apr" not in left(said) and hashes(machines[3]).items() >= expected.items()
-    logs = machines[3].path / "logs"
-    assert (logs / "rl/apr.log").exists() and not (logs / "sft/apr.log").exists(), "only RL went on"
+    faults = {"latency": "raise RuntimeError('broken')", "teacher": "import os; os.kill(os.getpid(), 9)"}
+    for name, fault in faults.items():
+        path, start = machines[3].path / f"apr/evaluation/{name}.py", "    language = load_language"
+        path.write_text(path.read_text().replace(start, f"    {fault}\n{start}", 1))
+    jobs, last, errors = chunk(machines[3], carry, 20)
+    assert "sft/apr" not in jobs and "rl/apr" in jobs, "only RL went on"
+    assert hashes(machines[3]).items() >= expected.items()
     assert not (machines[3].path / "data/models/rl/apr.work").exists()
+    broken = [jobs[name]["error"] for name in ("latency/sft/apr", "latency/rl/apr", "teacher/apr")]
+    assert broken == ["RuntimeError: broken", "RuntimeError: broken", "exit code -9"]
+    assert errors == ("apr: error: latency/sft/apr, latency/rl/apr, teacher/apr failed; "
+                      "what was done is packed\n")  # fmt: skip
+    assert jobs["evaluate/rl/apr"]["points"][0]["temperature"] == 1.0
+    made = ["sft/apr", "rl/apr", "evaluate/rl/apr", "evaluate/sft/apr"]
+    assert last["carried"] == made and "figures" in last["left"] and "figures" not in jobs
 
 
-def test_after_the_last_chunk_nothing_is_left(made, tmp_path, monkeypatch):
-    carry = tmp_path / "carry"
-    assert left(chunk(made, carry, 5)) == {"nothing"} and not made.planned()
-    monkeypatch.chdir(made.path)
-    monkeypatch.setattr(module, "work", lambda *_: False)
-    with pytest.raises(AprError, match="MB to carry, allowed: 0.3; before compression: figures "):
-        module.chunk(Namespace(scale="default", minutes=9, carry=carry, most_mb=0.3))
+def test_what_is_left_is_made_as_snakemake_makes_it(made, without, tmp_path, monkeypatch):
+    """After the last chunk nothing is left to do, by whichever."""
+    laboratory = alike(made, tmp_path / "machine")
+    carry, data = tmp_path / "carry", laboratory.path / "data"
+    shutil.rmtree(data / "models/rl/apr")
+    (data / "traces/apr.parquet").unlink()
+    (data / "eval/sft/apr.parquet.recipe").unlink()
+    laboratory.environment = made.environment | {"PYTHONPATH": str(without)}
+    jobs, last, errors = chunk(laboratory, carry, 5)
+    assert (list(jobs), last["left"], errors) == (["traces/apr", "rl/apr", "evaluate/sft/apr"], [], "")
+    del laboratory.environment["PYTHONPATH"]
+    assert not laboratory.planned() and hashes(laboratory) == hashes(made)
+    error = laboratory.run("python", "-m", "apr", "chunk", "--minutes=1", f"--carry={carry}", "--most-mb=0.3",
+                           fails=True).splitlines()[-1]  # fmt: skip
+    assert "MB to carry, allowed: 0.3; before compression: figures " in error
 
 
 @pytest.fixture
