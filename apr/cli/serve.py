@@ -24,8 +24,7 @@ def serve(args: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     listener = listen(args.host, args.port)
     params, language = load_scale(args.scale), load_language(args.checkpoint)
-    stop_ids, window = language.syntax.stop_ids, params.grammar.window
-    engine = open_engine(params.engine, window, stop_ids, args.checkpoint)
+    engine = open_engine(params.engine, params.grammar.window, language.syntax.stop_ids, args.checkpoint)
 
     def load(directory: Path) -> PreTrainedModel:
         if load_language(directory).vocabulary.ids != language.vocabulary.ids:

@@ -84,9 +84,8 @@ class Scheduler:
         self._waiting: dict[Hashable, _Sequence] = {}
         self._stopped: dict[Hashable, _Sequence] = {}
 
-    def open(
-        self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int, rank: int = 0
-    ) -> None:
+    def open(self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int,
+             rank: int = 0) -> None:  # fmt: skip
         if key in self._sequences:
             raise ValueError(f"thread {key!r} is already open")
         if not 0 < len(prompt) < limit <= self.window:

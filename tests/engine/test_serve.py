@@ -91,7 +91,7 @@ WRONG = [
     ({"stop_token_ids": [7]}, "with which the server was started"),
     ({"stop_token_ids": []}, "with which the server was started"),
     ({"stop_token_ids": "0"}, "stop_token_ids '0'"),
-    ({"n": 2}, "n: 2 is not supported; allowed: 1"),
+    ({"n": 2}, "n: 2 is not supported; allowed: [1, None]"),
     ({"n": True}, "n: True is not supported"),
     ({"best_of": 3}, "best_of: 3"),
     ({"stream": True}, "stream: True"),

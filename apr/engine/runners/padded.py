@@ -100,10 +100,8 @@ class PaddedModel:
         drawn[0].copy_(tokens)
         drawn[1].copy_(logprobs.view(torch.int64))
 
-    def _logits(
-        self, ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, writes: torch.Tensor,
-        reach: int, prefix: bool,
-    ) -> torch.Tensor:  # fmt: skip
+    def _logits(self, ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, writes: torch.Tensor,
+                reach: int, prefix: bool) -> torch.Tensor:  # fmt: skip
         """Logits (n, vocabulary) of the last of the tokens `ids` (n, tokens); see `SlotCache`."""
         hidden = torch.arange(reach, device=positions.device) > positions[:, None, :, None]
         mask = torch.zeros(hidden.shape, dtype=self._model.dtype, device=hidden.device)

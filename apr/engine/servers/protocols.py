@@ -107,8 +107,7 @@ class Body(BaseModel):
                 raise Refused(f"{key}: unknown key")
             same = (value == off and isinstance(value, bool) == isinstance(off, bool) for off in OPTIONS[key])
             if value is not None and not any(same):
-                allowed = ", ".join(map(str, (*OPTIONS[key], None)))
-                raise Refused(f"{key}: {value!r:.60} is not supported; allowed: {allowed}")
+                raise Refused(f"{key}: {value!r:.60} is not supported; allowed: {[*OPTIONS[key], None]}")
         return self
 
 

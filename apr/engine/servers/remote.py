@@ -101,9 +101,8 @@ class RemoteDecoder(AbstractContextManager):
         self._endpoints = []
         self._thread.close()
 
-    def open(
-        self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int, rank: int = 0
-    ) -> None:
+    def open(self, key: Hashable, prompt: Sequence[int], sampling: Sampling, limit: int,
+             rank: int = 0) -> None:  # fmt: skip
         """`rank` is nothing to servers, which have an order of their own."""
         if key in self._threads:
             raise ValueError(f"thread {key!r} is already open")

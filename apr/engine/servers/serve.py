@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -149,10 +150,8 @@ class EngineServer:
     `load` gives the model of other weights, with the same vocabulary and shapes, or raises `AprError`.
     """
 
-    def __init__(
-        self, engine: SlotEngine, name: str, listener: socket.socket | None = None,
-        load: Callable[[Path], PreTrainedModel] = one_set,
-    ):  # fmt: skip
+    def __init__(self, engine: SlotEngine, name: str, listener: socket.socket | None = None,
+                 load: Callable[[Path], PreTrainedModel] = one_set):  # fmt: skip
         self.batches, self._name = Batches(engine, load), name
         self._most = BODY_BYTES + 16 * engine.window
         self._socket = listener or listen("127.0.0.1", 0)
@@ -245,4 +244,10 @@ class JsonProtocol(H11Protocol):
             self.send_400_response("The body ends before its Content-Length.")
 
     def send_400_response(self, msg: str) -> None:
-        super().send_400_response(json.dumps({"error": msg}))
+        content = json.dumps({"error": msg}).encode()
+        head = h11.Response(status_code=400, headers=[
+            ("Content-Type", "application/json"), ("Content-Length", str(len(content))),
+            ("Connection", "close")])  # fmt: skip
+        for event in (head, h11.Data(content), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
