@@ -33,7 +33,7 @@ class Run:
     def start(self, names: Iterable[str], cores: int) -> None:
         """Shows from now on how the jobs `names` get on; says, before any work, if DVC will not hear of it.
 
-        On a terminal that is a picture, which Snakemake itself interrupts with errors only.
+        On a terminal they are always in view, and Snakemake itself says nothing but errors.
         """
         live = sys.stderr.isatty()
         for handler in logger.handlers if live else []:
@@ -41,7 +41,7 @@ class Run:
                 handler.setLevel(logging.ERROR)
         self._watch = Watch(self.plan, names, cores)
         self._watch.start(live)
-        if self._in_dvc and (reason := why_not(self.plan)):
+        if reason := why_not(self.plan):
             print(f"apr: this run will not be recorded in DVC: {reason}", file=sys.stderr)
             self._in_dvc = False
 

@@ -6,10 +6,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from apr.core.provenance import cost
@@ -37,7 +35,7 @@ class Watch:
         self._over = threading.Event()
 
     def start(self, live: bool) -> None:
-        """Shows in a thread what goes on, as a picture (`live`) or in lines, until `stop`."""
+        """Shows in a thread what goes on, again and again (`live`) or once a minute, until `stop`."""
         self._thread = threading.Thread(target=self._draw if live else self._tell, daemon=True, name="watch")
         self._thread.start()
 
@@ -55,13 +53,13 @@ class Watch:
             self.look()
             if time.time() - said >= MINUTE:
                 said = time.time()
-                print(f"apr: {self.line()}", file=sys.stderr, flush=True)
+                print("apr: " + "; ".join(self.lines()), file=sys.stderr, flush=True)
 
     def _draw(self) -> None:
         with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
             while not self._over.wait(TICK):
                 self.look()
-                live.update(self.picture(), refresh=True)
+                live.update(Text("\n".join(self.lines()), overflow="ellipsis", no_wrap=True), refresh=True)
 
     def look(self) -> None:
         """Notes which jobs have begun and ended."""
@@ -95,19 +93,9 @@ class Watch:
         took = clock(time.time() - self._start)
         return f"{len(self._ended)} of {len(self._logs)} jobs in {took}, {still}"
 
-    def line(self) -> str:
-        """Returns the summary, and what runs, how far it is."""
-        said = [f"{name}: {last_line(self._logs[name])}" for name in self.running()]
-        return "; ".join([self.summary(), *said])
-
-    def picture(self) -> Group:
-        """Returns the same to look at."""
-        table = Table.grid(padding=(0, 2))
-        for name, seconds in self.running().items():
-            said = Text(last_line(self._logs[name]), overflow="ellipsis", no_wrap=True)
-            table.add_row(name, clock(seconds), said)
-        bar = ProgressBar(total=max(1, len(self._logs)), completed=len(self._ended), width=40)
-        return Group(bar, Text(self.summary()), table)
+    def lines(self) -> list[str]:
+        """Returns the summary, and for each job that runs how far it is."""
+        return [self.summary(), *(f"{name}: {last_line(self._logs[name])}" for name in self.running())]
 
 
 def date(path: Path) -> float | None:

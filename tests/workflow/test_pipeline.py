@@ -271,8 +271,9 @@ def test_why_says_what_an_artefact_was_made_from_and_why_it_is_stale(made):
 
 def test_artefacts_that_parameters_no_longer_name_are_pruned_when_asked(made):
     copy = shutil.copytree(made.path / "data/models/rl/apr_max", made.path / "data/models/rl/apr_max-backup")
-    policies = made.set("rl.policies", {})
-    sweeps = made.set("eval.sweeps", {})
+    policies, sweeps = made.set("rl.policies", {}), made.set("eval.sweeps", {})
+    made.set("rl.policies", {name: its for name, its in policies.items() if name != "apr_max"})
+    made.set("eval.sweeps", {name: its for name, its in sweeps.items() if "apr_max" not in its["models"]})
     gone = [f"data/{path}" for path in ("models/rl/apr_max", "eval/rl/apr_max.parquet")]
     kept = shutil.copytree(made.path / "data", made.path.parent / "kept")
     try:

@@ -104,16 +104,16 @@ def test_what_runs_how_far_and_how_long_still(tmp_path):
     (logs / "sft/apr.log").write_text("of an earlier run")
     view = Watch(plan, ["problems", "sft/apr"], cores=2)
     view.look()
-    assert view.line() == "0 of 2 jobs in 0:00, nobody knows how long still", "one has not been measured yet"
+    assert view.lines() == ["0 of 2 jobs in 0:00, nobody knows how long still"], "one was never measured"
     (logs / "problems.log").write_text("problems: 10/100 ETA 9s\nproblems: 20/100 ETA 8s\n\n")
     view.look()
-    assert view.line().endswith("; problems: problems: 20/100 ETA 8s")
+    assert view.lines()[1:] == ["problems: problems: 20/100 ETA 8s"]
     time.sleep(0.01)
     (tmp_path / "data/problems").mkdir(parents=True)
     Path(plan.jobs["problems"].seal).touch()
     os.utime(logs / "sft/apr.log")
     view.look()
-    assert view.line() == "1 of 2 jobs in 0:00, about 1:40 still; sft/apr: of an earlier run"
+    assert view.lines() == ["1 of 2 jobs in 0:00, about 1:40 still", "sft/apr: of an earlier run"]
     assert [watch.clock(seconds) for seconds in (5, 61, 7260)] == ["0:05", "1:01", "2 h 01 min"]
 
 
@@ -131,4 +131,4 @@ def test_a_terminal_shows_it_live(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     text = re.sub(r"\x1b\[[0-9;?]*\w", "", said.decode())
     assert re.search(r"0 of 1 jobs in 0:0\d", text) and "apr: 1 of 1 jobs in 0:" in text
-    assert "rule tokenizer" not in text and re.search(r"tokenizer +0:0\d +", text)
+    assert "rule tokenizer" not in text and "tokenizer: starting" in text
