@@ -38,9 +38,11 @@ def solve(args: argparse.Namespace) -> int:
         raise ParamsError("--children and --tokens: only one of them is allowed")
     most, condition = min(params.grammar.max_children, language.vocabulary.messages), None
     if args.children is not None:
-        condition = Condition("children", at_most(most, "--children", args.children))
+        if args.children > most:
+            raise ParamsError(f"--children: {args.children} is not allowed; allowed: at most {most}")
+        condition = Condition("children", args.children)
     elif args.tokens is not None:
-        condition = Condition("tokens", at_most(params.grammar.window, "--tokens", args.tokens))
+        condition = Condition("tokens", args.tokens)
     prompt = prompt_of(task, problem, condition)
     request = Request("solve/0", prompt, args.temperature, args.seed, args.join)
     console = Console()
@@ -69,13 +71,6 @@ def solve(args: argparse.Namespace) -> int:
     console.print(f"{usage.total} tokens sampled, {usage.sequential} of them one after another, "
                   f"{usage.children} children, {seconds:.2f} s", highlight=False)  # fmt: skip
     return 0 if judged.strict else 1
-
-
-def at_most(most: int, option: str, value: int) -> int:
-    """Returns `value`. Raises `ParamsError` if that is more."""
-    if value > most:
-        raise ParamsError(f"{option}: {value} is not allowed; allowed: at most {most}")
-    return value
 
 
 def picture(threads, language, width: int):

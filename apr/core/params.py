@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, create
 
 from apr.core.errors import ParamsError, quoted
 from apr.core.settings import (
+    MOST,
     Distinct,
     Entries,
     FilePath,
@@ -298,8 +299,7 @@ class Params(Section):
                          f"for stage {stage}: {sorted(allowed)}")
                 method = model if stage == "sft" else self.rl.policies[model].method
                 unit = self.traces.methods[method].counts
-                parallel = unit == "children"
-                low, most = (0, self.grammar.max_children) if parallel else (1, self.grammar.window)
+                low, most = (0, self.grammar.max_children) if unit == "children" else (1, MOST)
                 for amount in sweep.conditions:
                     _require(amount is None or low <= amount <= most, f"eval.sweeps.{name}.conditions",
                              amount, f"for {stage}/{model}: {low} to {most} {unit}")
