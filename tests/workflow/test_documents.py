@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/ is executed: here, by another test, or it is said what it needs."""
+"""Every command of the documents is executed: here, by another test, or it is said what it needs."""
 
 import re
 import shlex
@@ -24,10 +24,12 @@ CLUSTERS = "tests/workflow/test_clusters.py: def test_jobs_are_submitted_and_end
 CLAIMS = "tests/results/test_claims.py: def test_the_table_and_the_readme"
 CHUNKS = "tests/workflow/test_chunks.py: def test_chunks_on_fresh_machines_make_what_one_run_makes"
 PROCESSES = "tests/processes/test_two_processes.py: def test_two_processes_have_the_losses_of_one"
+EXAMPLES = "tests/workflow/test_examples.py: def test_an_example_runs_as_it_says"
 COST = "tests/pipeline/test_cost.py: def test_the_paper_scale_is_the_papers"
 ELSEWHERE = {
     "make run": ".ci/run: snakemake --cores all", "make test": ".ci/run: make test",
-    "make .venv/ready": ".ci/run: make lint", "make claims": CLAIMS, "python -m apr claims": CLAIMS,
+    "make .venv/ready": ".ci/run: make lint", "make lint": ".ci/run: make lint", "python examples/": EXAMPLES,
+    "make claims": CLAIMS, "python -m apr claims": CLAIMS,
     "make plan SCALE=paper": COST, "python -m apr plan --scale": COST, "python -m apr chunk": CHUNKS,
     "dvc exp run": EXPERIMENTS, "dvc exp show --only-changed": EXPERIMENTS,
     "snakemake --profile": CLUSTERS, "dvc remote": PULLED, "dvc push": PULLED,
@@ -57,7 +59,17 @@ def commands(path: Path) -> list[str]:
 
 
 DOCUMENTS = {str(path.relative_to(ROOT)): commands(path)
-             for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}  # fmt: skip
+             for path in [*sorted(ROOT.glob("*.md")), ROOT / "examples/README.md",
+                          *sorted((ROOT / "docs").glob("*.md"))]}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_what_a_document_names_is_there(name):
+    text, folder = (ROOT / name).read_text(), (ROOT / name).parent
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    assert not [link for link in links if not (folder / link).exists()]
+    paths = re.findall(r"`((?:apr|tests|workflow|docs|examples|presets|profiles)/[\w/.]+)(?::[^`]*)?`", text)
+    assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 def test_every_command_has_its_place():
