@@ -18,13 +18,8 @@ TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "additional_chat_templates/*.jinja", "thread_language.json",
 )  # fmt: skip
-FOREIGN = {
-    "quantization_config": "quantised weights",
-    "compression_config": "quantised weights",
-    "transformers_weights": "weights by another name",
-    "is_encoder_decoder": "an encoder and a decoder",
-}
-"""Keys of `config.json` under which a model is not what is read here, and what it is."""
+FOREIGN = ("quantization_config", "compression_config", "transformers_weights", "is_encoder_decoder")
+"""Settings of `config.json` for weights that are quantised or have another name, and for two models."""
 
 
 def tokenizer_files(directory: Path) -> list[Path]:
@@ -67,18 +62,20 @@ def read_config(directory: Path) -> "PreTrainedConfig":
         raise CheckpointError(f"{directory}: adapters (adapter_config.json) are not allowed; allowed: a "
                               "model that they are merged into")  # fmt: skip
     values = read_object(directory / "config.json")
-    for key, what in FOREIGN.items():
+    for key in FOREIGN:
         if values.get(key):
-            raise CheckpointError(f"{directory}: {what} ({key}) are not allowed; allowed: a causal LM in "
-                                  "float32, bfloat16 or float16")  # fmt: skip
-    check_tokenizer_fits(directory, values.get("text_config", values).get("vocab_size"))
+            raise CheckpointError(f"{directory}: {key} in config.json is not allowed; allowed: a causal LM "
+                                  "in float32, bfloat16 or float16")  # fmt: skip
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        text = config.get_text_config()
+        rows = text.vocab_size
     except Exception as error:  # whatever the library meets in somebody else's settings
         raise CheckpointError(f"{directory}: config.json not readable ({first_line(error)})") from None
-    for part in (config, config.get_text_config()):
+    check_tokenizer_fits(directory, rows)
+    for part in (config, text):
         if getattr(part, "output_router_logits", False):  # for a loss that is not computed here
             part.output_router_logits = False
         for name, value in part.to_dict().items():
@@ -102,26 +99,18 @@ def check_tokenizer_fits(directory: Path, vocabulary_size: int | None) -> None:
     Checkpoints may pad their embeddings, so more rows than tokens are fine where the thread language does
     not say how many there are; this project's own tokenizer has as many.
     """
-    size, language = tokenizer_size(directory), directory / "thread_language.json"
+    path, language = directory / "tokenizer.json", directory / "thread_language.json"
+    if not path.is_file():
+        raise CheckpointError(f"{directory}: no tokenizer here (tokenizer.json is missing)")
+    try:
+        size = 1 + max(Tokenizer.from_file(str(path)).get_vocab().values())
+    except Exception as error:  # the library has no errors of its own
+        raise CheckpointError(f"{path}: not a tokenizer ({first_line(error)})") from None
     rows = read_object(language).get("rows", size) if language.is_file() else vocabulary_size
     if not isinstance(vocabulary_size, int) or size > vocabulary_size or rows != vocabulary_size:
         raise CheckpointError(
             f"{directory}: the tokenizer has {size} tokens, the checkpoint's vocabulary {vocabulary_size}"
         )
-
-
-def tokenizer_size(directory: Path) -> int:
-    """Returns the number of ids of the tokenizer in `directory`, added tokens included.
-
-    Raises `CheckpointError` if it is missing or broken.
-    """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{directory}: no tokenizer here (tokenizer.json is missing)")
-    try:
-        return 1 + max(Tokenizer.from_file(str(path)).get_vocab().values())
-    except Exception as error:  # the library has no errors of its own
-        raise CheckpointError(f"{path}: not a tokenizer ({first_line(error)})") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:

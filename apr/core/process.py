@@ -1,4 +1,4 @@
-"""Processes: of one job over several devices, and those that end with the process they work for."""
+"""Processes that end with the process they work for."""
 
 import atexit
 import os
@@ -12,8 +12,6 @@ from pathlib import Path
 
 import psutil
 
-from apr.core.errors import ParamsError
-
 OWNER = "APR_OWNER"
 """Environment variable: identity of the process that a verb works for."""
 RUNS = Path(".snakemake/apr-runs")
@@ -25,23 +23,6 @@ TOUCHED = 30.0
 """Seconds between two touches of a run's file."""
 SILENT = 600.0
 """Seconds without one after which a run on another machine counts as dead."""
-
-
-def share() -> tuple[int, int]:
-    """This process's number and how many there are, as `accelerate launch` says; without it 0 and 1."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def sharded() -> bool:
-    """Whether `accelerate launch` says that FSDP deals weights out over the processes.
-
-    Raises `ParamsError` if that is not FSDP2.
-    """
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
-        return False
-    if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
-        raise ParamsError(f"fsdp_version: {version} is not allowed; allowed: 2")
-    return True
 
 
 def identity(pid: int | None = None) -> str:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from apr.core.process import share
+from apr.core.ranks import rank
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class Meter:
         self.done = 0
         self._start = self._said = time.monotonic()
         self._bar: Progress | None = None
-        self._first = share()[0] == 0
+        self._first = rank() == 0
 
     def __enter__(self) -> "Meter":
         if self._first and sys.stderr.isatty():

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from apr.core.process import share
+from apr.core.ranks import world_size
 
 VERSIONED = ("torch", "transformers", "trl", "peft", "pyarrow", "numpy", "snakemake", "dvc")
 
@@ -16,7 +16,7 @@ VERSIONED = ("torch", "transformers", "trl", "peft", "pyarrow", "numpy", "snakem
 def provenance() -> dict[str, Any]:
     """Returns `commit`, `versions` (None of a package that is not here), `machine`, and how many `processes`
     shared the work, as JSON."""
-    return {"commit": _commit(), "machine": _machine(), "processes": share()[1],
+    return {"commit": _commit(), "machine": _machine(), "processes": world_size(),
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONED}}
 
 

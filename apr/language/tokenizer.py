@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from apr.core.errors import CheckpointError, quoted
 from apr.core.files import write_json
-from apr.core.model_files import first_line, read_object
+from apr.core.model_files import first_line, read_config, read_object
 from apr.language.language import Language
 from apr.language.pretrained import PretrainedVocabulary, missing_words, new_token
 from apr.language.vocabulary import CONTROL, Vocabulary
@@ -54,8 +54,7 @@ def extend_tokenizer(base: Path, task: Sequence[str], messages: int) -> Language
         [new_token(word) for word in missing_words(tokenizer, task, messages)], special_tokens=True
     )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or new_token("end")
-    config = read_object(base / "config.json")
-    rows = config.get("text_config", config).get("vocab_size", 0)  # may be padded beyond the tokens
+    rows = read_config(base).get_text_config().vocab_size  # may be padded beyond the tokens
     rows = max(rows, 1 + max(tokenizer.get_vocab().values()))
     return Language(PretrainedVocabulary(tokenizer, task, messages, rows))
 

@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 
 from apr.core.params import partial_params
-from apr.core.process import share
+from apr.core.ranks import rank
 from apr.core.recipe import Job, make, read_job
 from apr.pipeline.stages import STAGES
 
@@ -26,7 +26,7 @@ def run(recipe: Path, workers: int = 1) -> None:
                    "--recipe", str(recipe)]  # fmt: skip
         print("python", *command, file=sys.stderr, flush=True)
         os.execv(sys.executable, [sys.executable, *command])
-    if share()[0] > 0:
+    if rank() > 0:
         return call(job, workers)
     before = set(sys.modules)
     with make(job):

@@ -127,6 +127,9 @@ def packed_attention(
     batch, heads, length, _ = query.shape
     if attention_mask is not None or key.shape[2] != length:
         raise ValueError("packed attention takes no attention mask and no KV cache (use_cache=False)")
+    for name in ("softcap", "s_aux"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"packed attention knows no {name}")
     positions = kwargs["position_ids"]
     positions = positions if positions.shape[0] == batch else positions.expand(batch, -1)
     if query.is_cuda:

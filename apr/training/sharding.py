@@ -1,5 +1,6 @@
 """Models whose weights FSDP has dealt out over processes, in one piece again."""
 
+import os
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,18 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from apr.core.errors import ParamsError
-from apr.core.process import sharded
+
+
+def sharded() -> bool:
+    """Whether `accelerate launch` says that FSDP deals weights out over the processes.
+
+    Raises `ParamsError` if that is not FSDP2.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return False
+    if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+        raise ParamsError(f"fsdp_version: {version} is not allowed; allowed: 2")
+    return True
 
 
 def before_sharding(trainer: Any) -> Any:
@@ -26,26 +38,26 @@ def before_sharding(trainer: Any) -> Any:
     if plugin.mixed_precision_policy:
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
     parameters = trainer.model.parameters()
-    bare = {id(p): torch.nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in parameters}
-    copy = deepcopy(trainer.model, bare)
-    for module in copy.modules():
+    empty = {id(p): torch.nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in parameters}
+    skeleton = deepcopy(trainer.model, empty)
+    for module in skeleton.modules():
         vars(module).pop("forward", None)  # TRL's own, which would call that of the model
-    return copy
+    return skeleton
 
 
-def gather(model: Any, bare: Any, first_only: bool = False) -> Any:
-    """`model`, or where it is sharded a copy of `bare` with its weights as they are now.
+def gather(model: Any, skeleton: Any, first_only: bool = False) -> Any:
+    """`model`, or where it is sharded a copy of `skeleton` with its weights as they are now.
 
     All processes have to call this. With `first_only` the first one has the weights, on the CPU, and the
     others have nothing to use.
     """
-    if bare is None:
+    if skeleton is None:
         return model
     options = StateDictOptions(full_state_dict=True, cpu_offload=first_only)
     weights = get_model_state_dict(model, options=options)
     if not weights:
-        return bare
-    copy = deepcopy(bare)
+        return skeleton
+    copy = deepcopy(skeleton)
     copy.load_state_dict(weights, assign=True)
     copy.tie_weights()
     return copy.to(copy.get_input_embeddings().weight.device)  # what is not weights, too

@@ -11,9 +11,9 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from apr.core.errors import ParamsError
-from apr.core.process import sharded
 from apr.training.rl.train import check_params, train_rl
 from apr.training.sft.train import train_sft
+from apr.training.sharding import sharded
 from tests.conftest import BIN, ROOT
 
 SAME = ("step", "reward", "children", "total_tokens", "sequential_tokens", "zero_variance_groups")

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from apr.core.params import parse_params
-from apr.core.process import share
+from apr.core.ranks import rank
 from apr.core.settings import read_yaml
 from apr.pipeline.run import function_of
 from apr.pipeline.stages import STAGES
@@ -69,7 +69,7 @@ def run(fsdp: bool, stage: str, arguments: dict[str, str], folder: str, killed_i
         return
     finally:
         Trainer.training_step = step
-    Path(f"seen-{share()[0]}.json").write_text(json.dumps(seen))
+    Path(f"seen-{rank()}.json").write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":

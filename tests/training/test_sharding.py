@@ -46,11 +46,11 @@ def test_the_copy_computes_what_the_model_does_and_shares_nothing(tied, fsdp):
     model = new_model(sizes, vocabulary_size=10, pad=0, window=8, seed=0)
     ids = torch.tensor([[1, 2, 3]])
     add_fused_lm_head(model)  # as trl does, by a new method of this object
-    bare = before_sharding(trainer(model, fsdp_plugin=SimpleNamespace(mixed_precision_policy=None)))
-    assert all(p.device.type == "meta" for p in bare.parameters())
+    skeleton = before_sharding(trainer(model, fsdp_plugin=SimpleNamespace(mixed_precision_policy=None)))
+    assert all(p.device.type == "meta" for p in skeleton.parameters())
     expected = model(input_ids=ids).logits
-    copy = gather(model, bare)
+    copy = gather(model, skeleton)
     model.forward = model.model.forward = None
     assert torch.equal(copy(input_ids=ids).logits, expected)
     assert (copy.lm_head.weight is copy.model.embed_tokens.weight) is tied
-    assert all(p.device.type == "meta" for p in bare.parameters())
+    assert all(p.device.type == "meta" for p in skeleton.parameters())

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from apr.core.errors import ParamsError
 from apr.core.params import Params
-from apr.core.process import sharded, share
+from apr.core.ranks import rank, world_size
 from apr.core.seeds import derive_rng, derive_seed
 from apr.engine.slots import SlotEngine
 from apr.language import Condition, Language
@@ -26,6 +26,7 @@ from apr.training.rl.packing import PackedRow, pack
 from apr.training.rl.rewards import REWARDS
 from apr.training.rl.servers import ServedPolicy
 from apr.training.rl.trainer import PackedGRPOTrainer
+from apr.training.sharding import sharded
 
 
 def steps_of(params: Params, policy: str) -> int:
@@ -90,13 +91,13 @@ class Sampler:
         turns in decoding the rollouts of the whole step.
         """
         started, rl = time.perf_counter(), self._params.rl
-        rank, processes = share()
+        own, processes = rank(), world_size()
         everyone = gather_object(names)
         number = trainer.state.global_step // rl.inner_updates
         seed = derive_seed(self._params.seed, "rl", number)
         requests = [Request(f"{name}/{row % rl.group}", self._prompts[name], rl.temperature, seed)
                     for row, name in enumerate(everyone)]  # fmt: skip
-        mine = requests[rank::processes]
+        mine = requests[own::processes]
         decoded = self._served.decode(mine, trainer) if self._served else self.decode(mine, trainer.whole())
         parts = gather_object([decoded])
         rollouts = [parts[row % processes][row // processes] for row in range(len(requests))]
@@ -115,7 +116,7 @@ class Sampler:
         rows = [pack(rollout, given[place] if given else None)
                 for group, given in zip(groups, advantages, strict=True)
                 for place, rollout in enumerate(group.rollouts)]  # fmt: skip
-        return rows[rank * len(names) : (rank + 1) * len(names)]
+        return rows[own * len(names) : (own + 1) * len(names)]
 
     def _group(self, name: str, rollouts: Sequence[Rollout], step: Step) -> Group:
         problem = self._problems[name]

@@ -8,7 +8,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from apr.core.files import read_rows, write_rows
-from apr.core.process import share
+from apr.core.ranks import rank
 from apr.rollouts.records import THREAD_SCHEMA, rows_of
 from apr.rollouts.rollout import Request, Rollout
 
@@ -49,7 +49,7 @@ class Snapshots(TrainerCallback):
         path = self._path(step)
         if within or step not in self._steps or broadcast_object_list([path.is_file()])[0]:
             return
-        first = share()[0] == 0  # the others lend it their weights if those are sharded
+        first = rank() == 0  # the others lend it their weights if those are sharded
         rollouts = self._decode(self._requests if first else [])
         if first:
             write_rows(path, [{"step": step, "problem_id": rollout.id, **row}

@@ -45,8 +45,8 @@ from trl import GRPOConfig
 from apr.core.errors import ParamsError
 from apr.core.files import atomic_path, open_work, remove, write_json
 from apr.core.params import Params
-from apr.core.process import sharded, share
 from apr.core.progress import Meter
+from apr.core.ranks import rank, world_size
 from apr.engine.checkpoint import resolve_device
 from apr.language.tokenizer import load_language
 from apr.tasks import open_task
@@ -58,6 +58,7 @@ from apr.training.rl.sampling import Sampler, draw_problems, steps_of
 from apr.training.rl.servers import ServedPolicy
 from apr.training.rl.snapshots import PROBLEMS, Snapshots
 from apr.training.rl.trainer import PackedGRPOTrainer
+from apr.training.sharding import sharded
 
 
 def train_rl(
@@ -77,7 +78,6 @@ def train_rl(
     Under `accelerate launch` the processes share the rollouts and the rows of every step.
     """
     check_params(params, policy)
-    rank, processes = share()
     torch.set_num_threads(params.engine.torch_threads)
     if resolve_device(params.engine.device).type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, in decoding as in scoring
@@ -107,18 +107,18 @@ def train_rl(
         snapshots = Snapshots(work / "snapshots", shown, lambda requests: sampler.decode(
             requests, trainer.whole()), params.rl.inner_updates, steps)  # fmt: skip
         trainer.add_callback(snapshots)
-        logs = [work / name if rank == 0 else Path(os.devnull) for name in ("log.jsonl", "seconds.jsonl")]
+        logs = [work / name if rank() == 0 else Path(os.devnull) for name in ("log.jsonl", "seconds.jsonl")]
         trainer.add_callback(StepLog(logs[0], logs[1], sampler, meter, params.rl))
         trainer.train(resume_from_checkpoint=resume_from)
     model = trainer.whole(first_only=True)
-    if rank > 0:
+    if rank() > 0:
         return
     with atomic_path(out) as partial:
         model = merge_adapters(model, partial / "adapter")
         save_checkpoint(model, checkpoint, partial)
         shutil.copyfile(work / "log.jsonl", partial / "log.jsonl")
         snapshots.write(partial / "rollouts.parquet")
-        metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts) | {"processes": processes}
+        metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts) | {"processes": world_size()}
         write_json(partial / "metrics.json", metrics)
     os.replace(work / "seconds.jsonl", out.with_name(f"{out.name}.seconds.jsonl"))
     remove(work)
@@ -129,7 +129,7 @@ def check_params(params: Params, policy: str) -> None:
     if policy not in params.rl.policies:
         raise ParamsError(f"rl.policies: {policy!r} is not allowed; allowed: {sorted(params.rl.policies)}")
     check_nccl(params.rl.servers)
-    rows, processes = params.rl.prompts * params.rl.group, share()[1]
+    rows, processes = params.rl.prompts * params.rl.group, world_size()
     if rows % (params.rl.rows_per_device * processes):
         raise ParamsError(f"rl.rows_per_device: {params.rl.rows_per_device} is not allowed; allowed: a "
                           f"divisor of rl.prompts * rl.group / processes = {rows} / {processes}")
@@ -141,7 +141,7 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
     return GRPOConfig(
         output_dir=str(work),
         max_steps=steps_of(params, policy) * rl.inner_updates, per_device_train_batch_size=rl.rows_per_device,
-        gradient_accumulation_steps=rl.prompts * rl.group // (rl.rows_per_device * share()[1]),
+        gradient_accumulation_steps=rl.prompts * rl.group // (rl.rows_per_device * world_size()),
         num_generations=rl.group, num_iterations=rl.inner_updates, temperature=rl.temperature,
         max_completion_length=params.engine.max_tokens, use_bias_correction_kl=False,
         loss_type="grpo", epsilon=rl.clip, beta=rl.policies[policy].kl,

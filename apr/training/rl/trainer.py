@@ -30,11 +30,11 @@ class PackedGRPOTrainer(GRPOTrainer):
         dataset = Dataset.from_dict({"prompt": prompts})
         super().__init__(reward_funcs=_no_reward, train_dataset=dataset, **given)  # type: ignore[arg-type]
         self.remove_callback(PrinterCallback)
-        self._sample, self._bare = sample, before_sharding(self)
+        self._sample, self._skeleton = sample, before_sharding(self)
 
     def whole(self, first_only: bool = False) -> Any:
         """Returns the model in training in one piece, as `gather` does; every process has to call this."""
-        return gather(self.accelerator.unwrap_model(self.model), self._bare, first_only)
+        return gather(self.accelerator.unwrap_model(self.model), self._skeleton, first_only)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         rows = self._sample([each["prompt"] for each in inputs], self)

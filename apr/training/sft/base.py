@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 from apr.core.errors import CheckpointError, ParamsError
 from apr.core.model_files import check_window
 from apr.core.params import Params
-from apr.core.process import sharded
 from apr.core.seeds import derive_seed
 from apr.language.pretrained import PretrainedVocabulary
 from apr.language.tokenizer import LANGUAGE_FILE, extend_tokenizer
 from apr.language.vocabulary import BaseVocabulary
 from apr.training.checkpoint import load_trainable, new_model
 from apr.training.sft.rehearsal import rehearse
+from apr.training.sharding import sharded
 
 
 def starting_model(

@@ -22,7 +22,7 @@ from apr.core.files import atomic_path, open_work, remove, write_json, write_tex
 from apr.core.hashes import hash_tree
 from apr.core.model_files import model_files, tokenizer_files
 from apr.core.params import Params
-from apr.core.process import sharded, share
+from apr.core.ranks import rank, world_size
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import resolve_device
 from apr.engine.flops import bfloat16_peak, sizes_of
@@ -32,7 +32,7 @@ from apr.training.sft.base import starting_model
 from apr.training.sft.data import RowCollator, label_weights, pack_rows, read_threads
 from apr.training.sft.pace import Pace
 from apr.training.sft.trainer import PackedSFTTrainer
-from apr.training.sharding import before_sharding, gather
+from apr.training.sharding import before_sharding, gather, sharded
 
 
 def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: Path) -> None:
@@ -46,7 +46,7 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     the result by rounding alone. Raises `DataError`, `CheckpointError` or `ParamsError` on bad input and
     `AprError` if the loss is not finite.
     """
-    sft, (rank, processes) = params.sft, share()
+    sft, processes = params.sft, world_size()
     torch.set_num_threads(params.engine.torch_threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -69,7 +69,7 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     flops = [3 * sizes.forward(*sums) for sums in zip(tokens, squares, strict=True)]
     peak = None if lora else bfloat16_peak(device)  # adapters: few weights have gradients
     work = out.with_name(out.name + ".work")
-    seconds = work / "seconds.jsonl" if rank == 0 else None
+    seconds = work / "seconds.jsonl" if rank() == 0 else None
     trainer = PackedSFTTrainer(
         model=model,
         args=_config(params, work, steps=len(tokens) - 1, seed=seed),
@@ -84,10 +84,10 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         trainer.remove_callback(callback)
     with trainer.accelerator.main_process_first():
         resume_from = open_work(work, _identity(params, method, traces, tokenizer))
-    bare = before_sharding(trainer)
+    skeleton = before_sharding(trainer)
     trainer.train(resume_from_checkpoint=resume_from)
-    model = gather(trainer.accelerator.unwrap_model(trainer.model), bare, first_only=True)
-    if rank > 0:
+    model = gather(trainer.accelerator.unwrap_model(trainer.model), skeleton, first_only=True)
+    if rank() > 0:
         return
     log = [line | {"tokens": tokens[int(line["step"])]}
            for line in trainer.state.log_history if "loss" in line]  # fmt: skip
@@ -112,7 +112,7 @@ def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
     sft, device = params.sft, resolve_device(params.engine.device)
     return SFTConfig(
         output_dir=str(work), max_steps=steps, seed=seed % 2**32,
-        per_device_train_batch_size=1, gradient_accumulation_steps=sft.rows_per_step // share()[1],
+        per_device_train_batch_size=1, gradient_accumulation_steps=sft.rows_per_step // world_size(),
         learning_rate=sft.learning_rate, lr_scheduler_type=sft.schedule,
         warmup_steps=round(sft.warmup_share * steps), weight_decay=sft.weight_decay, max_grad_norm=1.0,
         bf16=sft.precision == "bfloat16", use_cpu=device.type == "cpu",
