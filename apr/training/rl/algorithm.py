@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from apr.core.params import Policy
-from apr.language import Language
 from apr.rollouts.rollout import Rollout
 from apr.rollouts.verdict import Judgement
-from apr.tasks.task import Problem
+from apr.tasks.task import Problem, Task
 
 
 class Step(NamedTuple):
@@ -22,7 +21,8 @@ class Step(NamedTuple):
     """From 0."""
     steps: int
     settings: Policy
-    language: Language
+    task: Task
+    """Its verifier and its language, for credits that look into threads."""
 
 
 class Group(NamedTuple):

@@ -101,7 +101,7 @@ class Sampler:
         decoded = self._served.decode(mine, trainer) if self._served else self.decode(mine, trainer.whole())
         parts = gather_object([decoded])
         rollouts = [parts[row % processes][row // processes] for row in range(len(requests))]
-        step = Step(number, self._steps, self._settings, self._language)
+        step = Step(number, self._steps, self._settings, self._task)
         groups = [self._group(everyone[at], rollouts[at : at + rl.group], step)
                   for at in range(0, len(rollouts), rl.group)]  # fmt: skip
         advantages = [CREDITS[self._settings.credit](group, step) for group in groups]

@@ -43,9 +43,9 @@ class ServedPolicy:
             send_weights(trainer)
         else:
             version = self._publish(trainer)
-        wire, given = wire_of(servers.backend, servers.served_model, version), (self._params, self._language)
-        with connect(*given, servers.endpoints, wire) as decoder:
-            return orchestrate(*given, decoder).run(requests)
+        wire = wire_of(servers.backend, servers.served_model, version)
+        with connect(self._params, self._language, servers.endpoints, wire) as decoder:
+            return orchestrate(self._params, self._language, decoder).run(requests)
 
     def _publish(self, trainer: PackedGRPOTrainer) -> str:
         """The version under which the servers now have the weights."""

@@ -13,6 +13,7 @@ from apr.core.errors import ParamsError
 from apr.core.params import Policy, parse_params
 from apr.rollouts.rollout import Rollout
 from apr.rollouts.verdict import Judgement
+from apr.tasks import open_task
 from apr.tasks.countdown import Problem
 from apr.training.rl.algorithm import Group, Step
 from apr.training.rl.credit import CREDITS
@@ -41,8 +42,8 @@ def group(rewards, threads=1):
 
 
 @pytest.fixture
-def step(params, language):
-    return Step(0, 2, params.rl.policies["apr"], language)
+def step(params):
+    return Step(0, 2, params.rl.policies["apr"], open_task(params))
 
 
 def test_outcome_is_the_strict_verdict(step):
