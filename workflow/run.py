@@ -63,8 +63,7 @@ def open_run(config: Mapping[str, Any], main: bool) -> Run:
     """Plans the scale of `--config scale=NAME` and sets the environment of its jobs; exits on an error.
 
     In a `snakemake` that an executor starts for a job (not `main`), here or on another machine, the run that
-    submitted it has written the recipes; this process ends with that run, and a run with the `apr chunk` that
-    started it.
+    submitted it has written the recipes; this process ends with that run.
     """
     try:
         if unknown := sorted(set(config) - set(CONFIG)):

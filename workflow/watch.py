@@ -13,7 +13,7 @@ from rich.text import Text
 from apr.core.provenance import cost
 from apr.pipeline.plan import Plan
 
-MINUTE, TICK = 60.0, 1.0
+MINUTE, TICK = 60.0, 0.25
 """Seconds between two lines, and between two looks."""
 TAIL = 4096
 """Bytes at the end of a log in which its last line is looked for."""
@@ -57,9 +57,11 @@ class Watch:
 
     def _draw(self) -> None:
         with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
-            while not self._over.wait(TICK):
+            over = False
+            while not over:
                 self.look()
                 live.update(Text("\n".join(self.lines()), overflow="ellipsis", no_wrap=True), refresh=True)
+                over = self._over.wait(TICK)
 
     def look(self) -> None:
         """Notes which jobs have begun and ended."""

@@ -29,8 +29,9 @@ def make_tokenizer(params: Params, out: Path) -> None:
         language = extend_tokenizer(base, wanted["task"], wanted["messages"])
         for name, value in language.vocabulary.settings.items():
             if value != wanted.get(name, value):
-                raise CheckpointError(f"{params.sft.base}: its thread language has {name} {value}; allowed: "
-                                      f"{wanted[name]}, as grammar and problems say")
+                has, asked = (its if isinstance(its, int) else " ".join(its) for its in (value, wanted[name]))
+                raise CheckpointError(f"{params.sft.base}: its thread language has {name} {has}; allowed: "
+                                      f"{asked}, as grammar and problems say")
     with atomic_path(out) as partial:
         partial.mkdir()
         save_tokenizer(language, partial)

@@ -198,7 +198,7 @@ def test_without_a_compiler_decoding_goes_on_and_says_so(monkeypatch, tmp_path):
     (tmp_path / "kernels.c").write_text("this is not C")
     monkeypatch.setattr(kernels, "SOURCE", tmp_path / "kernels.c")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.warns(UserWarning, match="kernels.c does not compile here"):
+    with pytest.warns(UserWarning, match="kernels.c: does not compile here"):
         assert kernels.load_kernels.__wrapped__() is None
     assert not list((tmp_path / "apr").iterdir())
 

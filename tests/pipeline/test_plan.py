@@ -39,7 +39,7 @@ def test_every_declared_dependency_exists():
 
 def test_dvc_hears_of_what_a_preset_changes():
     stages = YAML(typ="safe").load(ROOT / "scales/gpu/dvc.yaml")["stages"]
-    assert stages["rl"]["params"] == [{"../../params.yaml": ["seed", "grammar", "engine", "rl"]},
+    assert stages["rl"]["params"] == [{"../../params.yaml": ["task", "seed", "grammar", "engine", "rl"]},
                                       {"../../presets/gpu.yaml": ["grammar", "engine", "rl"]}]
     stages = YAML(typ="safe").load(ROOT / "scales/seed1/dvc.yaml")["stages"]
     assert stages["tokenizer"]["params"][1:] == [], "that preset sets nothing of it"

@@ -80,7 +80,7 @@ def test_what_was_made_from_other_settings_is_not_read(made, root, evaluate):
 
 
 def test_window_smaller_than_a_prompt(root):
-    row = {"numbers": [1000001, 1000002, 1000003], "target": 3000006}  # by digits
+    row = {"numbers": [100001, 100002, 100003], "target": 300006}  # by digits
     write_rows(root / TEST, [{"problem_id": f"p{i}", **row} for i in range(6)], PROBLEM_SCHEMA)
     params = load_scale("default")
     params = params.model_copy(update={"grammar": params.grammar.model_copy(update={"window": 16})})

@@ -113,7 +113,7 @@ def test_chunks_on_fresh_machines_make_what_one_run_makes(tmp_path, without):
 
     faults = {"latency": "raise RuntimeError('broken')", "teacher": "import os; os.kill(os.getpid(), 9)"}
     for name, fault in faults.items():
-        path, start = machines[3].path / f"apr/evaluation/{name}.py", "    language = load_language"
+        path, start = machines[3].path / f"apr/evaluation/{name}.py", "    task = open_task"
         path.write_text(path.read_text().replace(start, f"    {fault}\n{start}", 1))
     jobs, last, errors = chunk(machines[3], carry, 20)
     assert "sft/apr" not in jobs and "rl/apr" in jobs, "only RL went on"

@@ -25,7 +25,7 @@ wildcard_constraints:
     model="[^/]+",
 
 
-# What every rule reads: the recipe of its job, dated so that the rule runs if and only if the job is stale.
+# What all rules read: the recipe of their job, dated so that they run if and only if the job is stale.
 def recipe(job):
     return lambda wildcards: PLAN.recipe(job.format(**wildcards))
 
