@@ -92,8 +92,11 @@ class Traces(Section):
 
 
 class Model(Section):
-    """A Llama architecture (paper: 18 layers, hidden 1024, 16 heads, FFN 2752)."""
+    """Sizes of a model that is trained from scratch (paper: 18 layers, hidden 1024, 16 heads, FFN 2752)."""
 
+    architecture: Literal["llama", "qwen3"] = "qwen3"
+    """Qwen3's is Llama's (the paper's) with norms on queries and keys: it learns as much from half the
+    tokens."""
     layers: Positive = 4
     hidden: Positive = 128
     heads: Positive = 4
@@ -134,7 +137,9 @@ class Sft(Section):
     token_weights: dict[str, Real] = {}
     """Loss weight of a label by its token's text; 1 where absent."""
     checkpoint_steps: Positive = 200
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the operands of matrix products; weights are float32. `auto` is bfloat16 on GPUs, and on processors
+    that have units for it."""
 
 
 class Policy(Section):

@@ -101,7 +101,8 @@ class Estimate:
     def _sft(self, method: str) -> Cost:
         tokens = self.params.sft.tokens[method]
         flops = 3 * self.sizes.forward(tokens, tokens * self.threads[method][1])
-        return Cost(flops, tokens, flops, disk=NUMBER * self.parameters, precision=self.params.sft.precision)
+        precision = {"auto": "bfloat16"}.get(self.params.sft.precision, self.params.sft.precision)  # on a GPU
+        return Cost(flops, tokens, flops, disk=NUMBER * self.parameters, precision=precision)
 
     def _write(self, method: str, condition: int | None) -> np.ndarray:
         """Of rollouts that the solver writes under a condition, means: sampled tokens, all tokens, the sum of

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import apr.training.attention  # noqa: F401  (registers "packed")
 from apr.core.model_files import check_tokenizer_fits, tokenizer_files
@@ -15,17 +15,18 @@ from apr.engine.checkpoint import load_model
 
 def new_model(
     model: Model, vocabulary_size: int, pad: int, window: int, seed: int, attention: str = "sdpa"
-) -> LlamaForCausalLM:
-    """A Llama with random float32 weights that depend on `seed` and the shapes alone (section 4.1)."""
-    config = LlamaConfig(  # type: ignore[call-arg]
-        vocab_size=vocabulary_size, hidden_size=model.hidden, intermediate_size=model.ffn,
+) -> PreTrainedModel:
+    """A model with random float32 weights that depend on `seed` and the shapes alone (section 4.1)."""
+    config = AutoConfig.for_model(
+        model.architecture, vocab_size=vocabulary_size, hidden_size=model.hidden, intermediate_size=model.ffn,
         num_hidden_layers=model.layers, num_attention_heads=model.heads, num_key_value_heads=model.kv_heads,
+        head_dim=model.hidden // model.heads,
         max_position_embeddings=window, tie_word_embeddings=model.tie_embeddings,
         pad_token_id=pad, bos_token_id=None, eos_token_id=None, attn_implementation=attention,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config)
 
 
 def load_trainable(directory: str | Path, device: str) -> PreTrainedModel:

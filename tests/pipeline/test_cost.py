@@ -61,7 +61,7 @@ def test_parameters_by_hand(tied, kv_heads):
     layer = 2 * 32 * 32 + 2 * 32 * 16 * kv_heads + 3 * 32 * 64
     assert estimate.sizes.weights == 2 * layer + words * 32
     assert estimate.sizes.attention == 2 * 32
-    assert estimate.parameters == 2 * layer + 5 * 32 + words * 32 * (1 if tied else 2)
+    assert estimate.parameters == 2 * layer + (5 + 2) * 32 + words * 32 * (1 if tied else 2)
     assert estimate.costs["sft/apr"].disk == 4 * estimate.parameters
 
 

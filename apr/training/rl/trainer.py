@@ -10,6 +10,7 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
+from apr.training.layers import use_kernels
 from apr.training.rl.packing import NOT_SCORED, PackedRow
 from apr.training.rl.update import score
 from apr.training.sharding import before_sharding, gather
@@ -29,6 +30,8 @@ class PackedGRPOTrainer(GRPOTrainer):
     def __init__(self, sample: Callable[..., list[PackedRow]], prompts: Sequence[str], **given: Any):
         dataset = Dataset.from_dict({"prompt": prompts})
         super().__init__(reward_funcs=_no_reward, train_dataset=dataset, **given)  # type: ignore[arg-type]
+        for model in filter(None, (self.model, self.ref_model)):
+            use_kernels(model, torch.float32)  # as the sampler decodes
         self.remove_callback(PrinterCallback)
         self._sample, self._skeleton = sample, before_sharding(self)
 

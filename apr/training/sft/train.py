@@ -27,9 +27,11 @@ from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import resolve_device
 from apr.engine.flops import bfloat16_peak, sizes_of
 from apr.language.tokenizer import load_language
+from apr.language.vocabulary import BaseVocabulary
 from apr.training.checkpoint import merge_adapters, save_checkpoint
+from apr.training.layers import bfloat16_units, use_kernels
 from apr.training.sft.base import starting_model
-from apr.training.sft.data import RowCollator, label_weights, pack_rows, read_threads
+from apr.training.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
 from apr.training.sft.pace import Pace
 from apr.training.sft.trainer import PackedSFTTrainer
 from apr.training.sharding import before_sharding, gather, sharded
@@ -46,42 +48,14 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     the result by rounding alone. Raises `DataError`, `CheckpointError` or `ParamsError` on bad input and
     `AprError` if the loss is not finite.
     """
-    sft, processes = params.sft, world_size()
     torch.set_num_threads(params.engine.torch_threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     vocabulary = load_language(tokenizer).vocabulary
-    seed = derive_seed(params.seed, "sft", method)
-    threads = read_threads(
-        Path(traces), child_share=sft.child_share, seed=params.seed, vocabulary_size=vocabulary.size,
-        longest=min(params.grammar.window, sft.row_tokens),
-    )
-    lengths = np.diff(threads.starts)
-    rows = pack_rows(lengths.tolist(), sft.row_tokens, sft.tokens[method], seed)
-    rows = rows[: max(1, len(rows) // sft.rows_per_step) * sft.rows_per_step]
-    if sft.rows_per_step % processes:
-        raise ParamsError(f"sft.rows_per_step: {sft.rows_per_step} is not allowed; allowed: a multiple of "
-                          f"{processes}, the number of processes")
-    model, lora = starting_model(params, method, vocabulary)
-    tokens, squares = (_after_steps([sums[row].sum() for row in rows], sft.rows_per_step)
-                       for sums in (lengths, lengths**2))
-    sizes, device = sizes_of(model), resolve_device(params.engine.device)
-    flops = [3 * sizes.forward(*sums) for sums in zip(tokens, squares, strict=True)]
-    peak = None if lora else bfloat16_peak(device)  # adapters: few weights have gradients
-    work = out.with_name(out.name + ".work")
-    seconds = work / "seconds.jsonl" if rank() == 0 else None
-    trainer = PackedSFTTrainer(
-        model=model,
-        args=_config(params, work, steps=len(tokens) - 1, seed=seed),
-        train_dataset=Dataset.from_dict({"threads": rows}),
-        data_collator=RowCollator(threads, label_weights(vocabulary, sft.token_weights)),
-        processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer),
-        peft_config=lora,
-        matrix_learning_rate=sft.matrix_learning_rate if sft.optimizer == "muon" else None,
-        callbacks=[Pace(f"sft {method}", seconds, tokens, flops, peak and peak * processes)],
-    )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
+    threads, rows = _packed(params, method, traces, vocabulary)
+    lengths, work = np.diff(threads.starts), out.with_name(out.name + ".work")
+    tokens = _after_steps([lengths[row].sum() for row in rows], params.sft.rows_per_step)
+    trainer = _trainer(params, method, tokenizer, vocabulary, threads, rows, tokens, work)
     with trainer.accelerator.main_process_first():
         resume_from = open_work(work, _identity(params, method, traces, tokenizer))
     skeleton = before_sharding(trainer)
@@ -91,8 +65,9 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         return
     log = [line | {"tokens": tokens[int(line["step"])]}
            for line in trainer.state.log_history if "loss" in line]  # fmt: skip
-    metrics = {"threads": len(lengths), "epochs": sum(map(len, rows)) / len(lengths), "processes": processes,
-               "steps": trainer.state.global_step, "tokens": log[-1]["tokens"], "loss": log[-1]["loss"]}
+    metrics = {"threads": len(lengths), "epochs": sum(map(len, rows)) / len(lengths),
+               "processes": world_size(), "steps": trainer.state.global_step, "tokens": log[-1]["tokens"],
+               "loss": log[-1]["loss"]}  # fmt: skip
     with atomic_path(out) as partial:
         model = merge_adapters(model, partial / "adapter")
         save_checkpoint(model, tokenizer, partial)
@@ -102,20 +77,77 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     remove(work)
 
 
+def _packed(
+    params: Params, method: str, traces: Path, vocabulary: BaseVocabulary
+) -> tuple[Threads, list[list[int]]]:
+    """The threads that `method` trains on, and the rows that they are packed into, of whole steps."""
+    sft = params.sft
+    threads = read_threads(
+        Path(traces), child_share=sft.child_share, seed=params.seed, vocabulary_size=vocabulary.size,
+        longest=min(params.grammar.window, sft.row_tokens),
+    )  # fmt: skip
+    lengths, seed = np.diff(threads.starts).tolist(), derive_seed(params.seed, "sft", method)
+    rows = pack_rows(lengths, sft.row_tokens, sft.tokens[method], seed)
+    return threads, rows[: max(1, len(rows) // sft.rows_per_step) * sft.rows_per_step]
+
+
+def _trainer(
+    params: Params, method: str, tokenizer: Path, vocabulary: BaseVocabulary, threads: Threads,
+    rows: list[list[int]], tokens: list[int], work: Path,
+) -> PackedSFTTrainer:  # fmt: skip
+    """Before its first step; `tokens` are those of the first 0, 1, 2, ... steps."""
+    sft, processes, device = params.sft, world_size(), resolve_device(params.engine.device)
+    if sft.rows_per_step % processes:
+        raise ParamsError(f"sft.rows_per_step: {sft.rows_per_step} is not allowed; allowed: a multiple of "
+                          f"{processes}, the number of processes")
+    model, lora = starting_model(params, method, vocabulary)
+    squares = np.diff(threads.starts) ** 2
+    sums = zip(tokens, _after_steps([squares[row].sum() for row in rows], sft.rows_per_step), strict=True)
+    flops = [3 * sizes_of(model).forward(*both) for both in sums]
+    peak = None if lora else bfloat16_peak(device)  # adapters: few weights have gradients
+    seconds = work / "seconds.jsonl" if rank() == 0 else None
+    precision = _precision(params)
+    kernels = lora is None and use_kernels(model, precision)
+    # Without kernels a CPU is slower by autocast than in float32: only where it is asked for.
+    autocast = not kernels and (device.type == "cuda" or sft.precision == "bfloat16")
+    trainer = PackedSFTTrainer(
+        model=model,
+        args=_config(params, work, len(tokens) - 1, derive_seed(params.seed, "sft", method),
+                     bfloat16=autocast and precision == torch.bfloat16),
+        train_dataset=Dataset.from_dict({"threads": rows}),
+        data_collator=RowCollator(threads, label_weights(vocabulary, sft.token_weights)),
+        processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer),
+        peft_config=lora,
+        matrix_learning_rate=sft.matrix_learning_rate if sft.optimizer == "muon" else None,
+        precision=precision,
+        callbacks=[Pace(f"sft {method}", seconds, tokens, flops, peak and peak * processes)],
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    return trainer
+
+
 def _after_steps(amounts: list[int], rows_per_step: int) -> list[int]:
     """Returns the sum of `amounts`, one a row, over the rows of the first 0, 1, 2, ... steps."""
     ends = np.arange(0, len(amounts) + rows_per_step, rows_per_step).clip(max=len(amounts))
     return np.cumsum([0, *amounts])[ends].tolist()
 
 
-def _config(params: Params, work: Path, steps: int, seed: int) -> SFTConfig:
+def _precision(params: Params) -> torch.dtype:
+    """Of the operands of matrix products: `sft.precision`."""
+    quick = resolve_device(params.engine.device).type == "cuda" or bfloat16_units()
+    chosen = {"auto": "bfloat16" if quick else "float32"}.get(params.sft.precision, params.sft.precision)
+    return torch.bfloat16 if chosen == "bfloat16" else torch.float32
+
+
+def _config(params: Params, work: Path, steps: int, seed: int, bfloat16: bool) -> SFTConfig:
     sft, device = params.sft, resolve_device(params.engine.device)
     return SFTConfig(
         output_dir=str(work), max_steps=steps, seed=seed % 2**32,
         per_device_train_batch_size=1, gradient_accumulation_steps=sft.rows_per_step // world_size(),
         learning_rate=sft.learning_rate, lr_scheduler_type=sft.schedule,
         warmup_steps=round(sft.warmup_share * steps), weight_decay=sft.weight_decay, max_grad_norm=1.0,
-        bf16=sft.precision == "bfloat16", use_cpu=device.type == "cpu",
+        bf16=bfloat16, use_cpu=device.type == "cpu",
         gradient_checkpointing=False, router_aux_loss_coef=0.0,
         train_sampling_strategy="sequential",  # pack_rows has shuffled
         packing=False, max_length=None, dataset_kwargs={"skip_prepare_dataset": True},
@@ -133,4 +165,4 @@ def _identity(params: Params, method: str, traces: Path, tokenizer: Path) -> dic
     files = [Path(traces), *tokenizer_files(Path(tokenizer)), *base]
     inputs = [hash_tree(path, path.parent) for path in files]
     return settings | {"method": method, "window": params.grammar.window, "inputs": inputs,
-                       "sharded": sharded()}  # whose states are others
+                       "precision": str(_precision(params)), "sharded": sharded()}  # whose states are others

@@ -15,17 +15,20 @@ class PackedSFTTrainer(SFTTrainer):
 
     loss_is_scaled_for_ga: Any = True  # compute_loss divides by the weight of all rows of the step
 
-    def __init__(self, *args: Any, matrix_learning_rate: float | None, **kwargs: Any):
+    def __init__(
+        self, *args: Any, matrix_learning_rate: float | None, precision: torch.dtype, **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
-        self.matrix_learning_rate = matrix_learning_rate
+        self.matrix_learning_rate, self.precision = matrix_learning_rate, precision
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.matrix_learning_rate is None:
             return super().create_optimizer(model)
         args = self.args
         self.optimizer = Muon(
-            model or self.model, self.matrix_learning_rate, args.learning_rate, args.weight_decay
-        )
+            model or self.model, self.matrix_learning_rate, args.learning_rate, args.weight_decay,
+            self.precision,
+        )  # fmt: skip
         return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:

@@ -222,7 +222,7 @@ def test_steps_without_signal_change_nothing_and_are_counted(
     assert all(torch.equal(weights(tmp_path / "rl")[n], value) for n, value in weights(checkpoint).items())
 
 
-@pytest.mark.parametrize("optimizer, learning_rate", [("adamw", 3e-4), ("sgd", 1.0)])
+@pytest.mark.parametrize("optimizer, learning_rate", [("adamw", 3e-4), ("sgd", 0.5)])
 def test_reward_rises(params, problems, validation, checkpoint, tmp_path, optimizer, learning_rate):
     changed = with_rl(params, steps=8, optimizer=optimizer, learning_rate=learning_rate, max_grad_norm=0.05)
     train_rl(changed, "apr", problems, validation, checkpoint, tmp_path / "rl")

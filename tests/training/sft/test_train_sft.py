@@ -155,21 +155,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
     assert not (tmp_path / "sft").exists()
 
 
-def test_bfloat16_is_autocast_over_float32_weights(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("heads, kernels", [(2, True), (4, False)], ids=["kernels", "heads of 8"])
+def test_bfloat16_over_float32_weights(train, tmp_path, monkeypatch, heads, kernels):
+    """By the kernels, which call no linear layer; by autocast where there are none."""
     seen = set()
     loss = PackedSFTTrainer.compute_loss
 
     def watched(self, model, *args, **kwargs):
-        layer = self.accelerator.unwrap_model(model).model.layers[0].mlp.down_proj
-        hook = layer.register_forward_hook(lambda layer, _, out: seen.add((layer.weight.dtype, out.dtype)))
+        layer = self.accelerator.unwrap_model(model).model.layers[0]
+        seen.add("forward" in vars(layer))
+        hook = layer.mlp.down_proj.register_forward_hook(lambda linear, _, out: seen.add(out.dtype))
         try:
             return loss(self, model, *args, **kwargs)
         finally:
             hook.remove()
 
     monkeypatch.setattr(PackedSFTTrainer, "compute_loss", watched)
-    out = train(tmp_path / "sft", sft={"precision": "bfloat16", "tokens": {"apr": 800}})
-    assert seen == {(torch.float32, torch.bfloat16)}
+    sizes = {"hidden": 32, "heads": heads, "kv_heads": heads}
+    out = train(tmp_path / "sft", sft={"precision": "bfloat16", "tokens": {"apr": 800}}, model=sizes)
+    assert seen == ({True} if kernels else {False, torch.bfloat16})
     assert load_model(out, "cpu").dtype == torch.float32
 
 
