@@ -134,8 +134,6 @@ class Sft(Section):
     rows_per_step: Positive = 2
     child_share: Share = 0.4
     """Share of unsuccessful child threads that are kept, so that parents are seen more often."""
-    token_weights: dict[str, Real] = {}
-    """Loss weight of a label by its token's text; 1 where absent."""
     checkpoint_steps: Positive = 200
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the operands of matrix products; weights are float32. `auto` is bfloat16 on GPUs, and on processors

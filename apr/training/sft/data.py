@@ -1,6 +1,6 @@
 """Traces -> packed rows: which threads are seen, in what order, in which row, and which labels count."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from apr.core.errors import DataError, ParamsError
+from apr.core.errors import DataError
 from apr.core.files import read_table
 from apr.core.seeds import derive_seed
-from apr.language.vocabulary import BaseVocabulary
 
 COLUMNS = pa.schema({
     "trace_id": pa.string(),
@@ -103,26 +102,15 @@ def _endless_order(count: int, seed: int) -> Iterator[int]:
         epoch += 1
 
 
-def label_weights(vocabulary: BaseVocabulary, token_weights: Mapping[str, float]) -> torch.Tensor:
-    """(vocabulary,) float32 loss weight of each label. Raises `ParamsError` on an unknown token."""
-    weights = torch.ones(vocabulary.size)
-    for text, weight in token_weights.items():
-        if text not in vocabulary.ids:
-            raise ParamsError(f"sft.token_weights: {text!r} is not a token; allowed: those of the tokenizer")
-        weights[vocabulary.ids[text]] = weight
-    return weights
-
-
 class RowCollator:
     """Builds the batch of one row, ``{"threads": [indices]}``: tensors of shape (1, T).
 
     `shift_labels[0, t]` is the token after position t of the same thread, -100 where the model would not
-    sample it; `weights` is its loss weight, 0 where there is no label.
+    sample it.
     """
 
-    def __init__(self, threads: Threads, weights: torch.Tensor):
+    def __init__(self, threads: Threads):
         self.threads = threads
-        self.weights = weights
 
     def __call__(self, features: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         (feature,) = features
@@ -134,10 +122,8 @@ class RowCollator:
         labels = np.full_like(ids, -100)
         predicts = np.flatnonzero(sampled[1:] & (positions[1:] > 0))
         labels[predicts] = ids[predicts + 1]
-        targets = torch.from_numpy(labels)
         return {
             "input_ids": torch.from_numpy(ids)[None],
             "position_ids": torch.from_numpy(positions)[None],
-            "shift_labels": targets[None],
-            "weights": torch.where(targets < 0, 0.0, self.weights[targets.clamp(min=0)])[None],
+            "shift_labels": torch.from_numpy(labels)[None],
         }

@@ -1,7 +1,7 @@
 """Supervised training: traces -> a checkpoint (section 3.2).
 
-Deviations from the paper: threads are packed into rows (no thread sees another), rare decisive tokens may
-weigh more (`sft.token_weights`), and only a share of the unsuccessful children is seen (`sft.child_share`).
+Deviations from the paper: threads are packed into rows (no thread sees another), and only a share of the
+unsuccessful children is seen (`sft.child_share`).
 """
 
 import json
@@ -31,7 +31,7 @@ from apr.language.vocabulary import BaseVocabulary
 from apr.training.checkpoint import merge_adapters, save_checkpoint
 from apr.training.layers import bfloat16_units, use_kernels
 from apr.training.sft.base import starting_model
-from apr.training.sft.data import RowCollator, Threads, label_weights, pack_rows, read_threads
+from apr.training.sft.data import RowCollator, Threads, pack_rows, read_threads
 from apr.training.sft.pace import Pace
 from apr.training.sft.trainer import PackedSFTTrainer
 from apr.training.sharding import before_sharding, gather, sharded
@@ -115,7 +115,7 @@ def _trainer(
         args=_config(params, work, len(tokens) - 1, derive_seed(params.seed, "sft", method),
                      bfloat16=autocast and precision == torch.bfloat16),
         train_dataset=Dataset.from_dict({"threads": rows}),
-        data_collator=RowCollator(threads, label_weights(vocabulary, sft.token_weights)),
+        data_collator=RowCollator(threads),
         processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer),
         peft_config=lora,
         matrix_learning_rate=sft.matrix_learning_rate if sft.optimizer == "muon" else None,

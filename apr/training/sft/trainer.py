@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer` on packed rows with a weight for every label."""
+"""TRL's `SFTTrainer` on packed rows."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from apr.training.sft.muon import Muon
 class PackedSFTTrainer(SFTTrainer):
     """With a `matrix_learning_rate` Muon trains the layers' matrices; without one, AdamW trains all."""
 
-    loss_is_scaled_for_ga: Any = True  # compute_loss divides by the weight of all rows of the step
+    loss_is_scaled_for_ga: Any = True  # compute_loss divides by the labels of all rows of the step
 
     def __init__(
         self, *args: Any, matrix_learning_rate: float | None, precision: torch.dtype, **kwargs: Any
@@ -32,18 +32,17 @@ class PackedSFTTrainer(SFTTrainer):
         return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        """The weight of all labels of an optimizer step, over the rows of all processes."""
-        weight = sum(row["weights"].sum() for row in batch_samples).to(device)
-        return self.accelerator.reduce(weight, reduction="sum").clamp(min=1e-9)
+        """How many labels an optimizer step has, over the rows of all processes."""
+        labels = torch.stack([(row["shift_labels"] >= 0).sum() for row in batch_samples]).sum().to(device)
+        return self.accelerator.reduce(labels, reduction="sum").clamp(min=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Weighted cross entropy of the row's labels over the weight of the whole step."""
+        """Cross entropy of the row's labels, as a part of the mean over those of the whole step."""
         inputs = dict(inputs)
-        labels, weights = inputs.pop("shift_labels"), inputs.pop("weights")
+        labels = inputs.pop("shift_labels").flatten()
         outputs = model(**inputs, use_cache=False)
-        losses = cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten(), reduction="none")
-        loss = (losses * weights.flatten()).sum() / num_items_in_batch
-        loss = loss * self.accelerator.num_processes  # whose gradients are averaged
+        loss = cross_entropy(outputs.logits.float().flatten(0, 1), labels, reduction="sum")
+        loss = loss / num_items_in_batch * self.accelerator.num_processes  # whose gradients are averaged
         if not torch.isfinite(loss):
             step = self.state.global_step
             raise AprError(f"sft: the loss is {loss.item()} at step {step}; try a smaller sft.learning_rate")

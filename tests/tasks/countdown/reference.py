@@ -42,7 +42,8 @@ class Reference:
 
     def __init__(self, problem, method, max_value, rng):
         self.target, self.method, self.max_value, self.rng = problem.target, method, max_value, rng
-        beam = rng.randint(*method.beam)
+        usual = method.usual_beam is not None and rng.random() < method.usual_share
+        beam = method.usual_beam if usual else rng.randint(*method.beam)
         promising = float(rng.random() < 0.5) if method.solver == "sos" else method.promising
         self.child_beam = rng.randint(beam, max(beam, method.child_beam)) if method.solver == "apr" else beam
         depth = method.spawn_depth if method.solver == "apr" else -1

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from reference import HEURISTICS, Reference, expand, factor_distance
 
 from apr.core.compiled import CompilerError
+from apr.core.errors import ParamsError
 from apr.core.params import load_params
 from apr.core.seeds import derive_rng
 from apr.language import Language, Vocabulary
@@ -93,10 +95,16 @@ def test_a_parallel_trace_by_hand():
 
 
 SHARES = st.sampled_from([0.0, 0.3, 0.9, 1.0])
+
+def solver_of(usual: int | None, beam: tuple[int, int], **others) -> Solver:
+    low, high = sorted(beam)
+    return Solver(beam=(low, high), usual_beam=usual and min(max(usual, low), high), **others)
+
+
 SOLVERS = st.builds(
-    Solver, solver=st.sampled_from(["sos", "sos_plus", "apr"]),
-    beam=st.tuples(st.integers(1, 12), st.integers(1, 12)).map(lambda beam: tuple(sorted(beam))),
-    heuristic=st.sampled_from(["multiply", "result"]), child_beam=st.integers(1, 15),
+    solver_of, usual=st.none() | st.integers(1, 12), solver=st.sampled_from(["sos", "sos_plus", "apr"]),
+    beam=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    usual_share=SHARES, heuristic=st.sampled_from(["multiply", "result"]), child_beam=st.integers(1, 15),
     spawn_depth=st.integers(0, 2), promising=SHARES, child_promising=SHARES,
 )  # fmt: skip
 NUMBERS = st.lists(st.integers(0, 99), min_size=2, max_size=4) | st.lists(
@@ -190,3 +198,13 @@ def test_without_a_compiler_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda command: None)
     with pytest.raises(CompilerError, match=r"^search\.c: no C compiler here; install gcc, or name .* \$CC$"):
         solver.load_search.__wrapped__()
+
+
+def test_a_usual_beam_is_the_mode():
+    method = METHODS["apr"].model_copy(update={"usual_beam": 6, "usual_share": 0.25, "promising": 1.0})
+    wide = Problem("p", (3, 7, 11, 19), 50)  # the root has more than ten successors
+    spawned = Counter(len(solve(LANGUAGE, wide, method, None, derive_rng(seed))) - 1 for seed in range(2000))
+    assert spawned.pop(6) == pytest.approx(2000 * (0.25 + 0.75 / 10), rel=0.1)
+    assert sum(spawned.values()) / 9 == pytest.approx(2000 * 0.075, rel=0.1)
+    with pytest.raises(ParamsError, match="usual_beam: 11 is not allowed; allowed: 1 to 10"):
+        Solver(solver="apr", beam=(1, 10), usual_beam=11)

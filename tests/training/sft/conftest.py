@@ -14,7 +14,7 @@ VALUES = {
     "model": {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 1, "ffn": 48},
     "sft": {
         "tokens": {"apr": 2400}, "row_tokens": 200, "rows_per_step": 2, "learning_rate": 1e-2,
-        "checkpoint_steps": 2, "token_weights": {"!": 4.0},
+        "checkpoint_steps": 2,
     },
     "rl": {"policies": {}, "steps": 1},
     "engine": {"device": "cpu"},

@@ -90,7 +90,7 @@ def params_of(make_params):
             problems={"number_range": [1, 6], "target_range": [1, 15], "max_value": 30, "train": 10},
             grammar={"window": 160}, traces={"problems": 10},
             sft={"base": str(base), "tokens": {"apr": 700}, "row_tokens": 256, "rows_per_step": 1,
-                 "token_weights": {}, "optimizer": "adamw", **sft},
+                 "optimizer": "adamw", **sft},
             rl={"policies": {"apr": {"method": "apr"}}, "steps": 1, "prompts": 2, "group": 2,
                 "rows_per_device": 2},
             engine={"slots": 8, "max_tokens": 256},

@@ -4,13 +4,10 @@ from itertools import chain
 
 import numpy as np
 import pytest
-import torch
 
-from apr.core.errors import DataError, ParamsError
+from apr.core.errors import DataError
 from apr.core.files import write_rows
-from apr.language.vocabulary import Vocabulary
-from apr.tasks.countdown.words import words_of
-from apr.training.sft.data import COLUMNS, RowCollator, Threads, label_weights, pack_rows, read_threads
+from apr.training.sft.data import COLUMNS, RowCollator, Threads, pack_rows, read_threads
 
 
 def thread(trace, index, role, ids, solved=False, sampled=None):
@@ -101,19 +98,9 @@ def test_labels_by_hand():
         loss=np.array([0, 0, 1, 0, 1, 1, 0, 1], dtype=bool),  # [1 2 3 4 5], [6 7 8]
         starts=np.array([0, 5, 8]),
     )
-    batch = RowCollator(threads, torch.tensor([1, 1, 1, 3.0, 1, 0.5, 1, 1, 2.0]))([{"threads": [1, 0]}])
+    batch = RowCollator(threads)([{"threads": [1, 0]}])
     assert {name: value.tolist() for name, value in batch.items()} == {
         "input_ids": [[6, 7, 8, 1, 2, 3, 4, 5]],
         "position_ids": [[0, 1, 2, 0, 1, 2, 3, 4]],
         "shift_labels": [[-100, 8, -100, -100, 3, -100, 5, -100]],
-        "weights": [[0, 2, 0, 0, 3, 0, 0.5, 0]],
     }
-
-
-def test_weights_by_token_text():
-    vocabulary = Vocabulary(20, words_of(3), 5)
-    weights = label_weights(vocabulary, {"!": 10.0, "17": 0.0})
-    assert weights[vocabulary.ids["!"]] == 10 and weights[vocabulary.ids["17"]] == 0
-    assert weights.sum() == vocabulary.size + 9 - 1
-    with pytest.raises(ParamsError, match="'unheard' is not a token"):
-        label_weights(vocabulary, {"unheard": 2.0})
