@@ -43,7 +43,7 @@ def text(length: int) -> list[int]:
 
 def replay(model: LlamaForCausalLM, work: list[Tree], concurrent: int, resubmit: bool = False) -> None:
     """Through the engine. A thread's end is its limit; keys are (rollout, child), -1 for the parent."""
-    engine = SlotEngine(model, [], SLOTS, WINDOW)
+    engine = SlotEngine(model, [], SLOTS, WINDOW, torch.get_num_threads())
     waiting = list(enumerate(work))[::-1]
     parents: dict[int, list[int]] = {}
     left: dict[int, int] = {}
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--waves", type=int, default=4, help="rollouts for each of those at a time")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, for every contender")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, and workers of the engine")
     args = parser.parse_args()
     trees = read_workload()
     print("concurrent  " + "  ".join(f"{name:>21}" for name in args.only) + "  engine / best other")

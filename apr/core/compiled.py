@@ -24,9 +24,10 @@ class CompilerError(AprError):
 
 
 def load_library(
-    source: Path, functions: Mapping[str, Sequence[type]], options: Sequence[str] = ()
-) -> ctypes.CDLL:
-    """Returns the `functions` of a C file, by their argument types; each returns nothing.
+    source: Path, functions: Mapping[str, Sequence[type]], options: Sequence[str] = (),
+    results: Mapping[str, type] = {},
+) -> ctypes.CDLL:  # fmt: skip
+    """Returns the `functions` of a C file, by their argument types; those not in `results` return nothing.
 
     Raises `CompilerError` where they cannot be compiled or loaded.
     """
@@ -40,7 +41,7 @@ def load_library(
         raise CompilerError(f"{source.name}: does not compile here ({said.strip()})") from None
     for name, arguments in functions.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
+        function.argtypes, function.restype = arguments, results.get(name)
     return library
 
 

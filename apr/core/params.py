@@ -204,6 +204,8 @@ class Engine(Section):
     """Tokens sampled by all threads of one rollout together."""
     torch_threads: Positive = 1
     """CPU threads of one process: fixed, so that results do not depend on the number of cores."""
+    workers: Positive = 1
+    """CPU threads that decode together, where models are decoded in C; results do not depend on them."""
     device: Annotated[str, Field(pattern="^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$")] = "auto"
     accelerate: FilePath | None = None
     """Training in several processes: a configuration file of `accelerate launch` (profiles/accelerate)."""

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from numpy import ndarray as Array
 
+NOT_FINITE = "the model's logits are not finite"
+
 
 def sample(logits: torch.Tensor, temperatures: Array, noise: Array) -> tuple[Array, Array]:
     """Token ids and their log-probabilities, both (n,), drawn from `logits` (n, vocabulary).
@@ -41,5 +43,5 @@ def draw(
 def finite(logprobs: Array) -> Array:
     """`logprobs`. Raises `FloatingPointError` unless all of them are finite."""
     if not np.isfinite(logprobs).all():
-        raise FloatingPointError("the model's logits are not finite")
+        raise FloatingPointError(NOT_FINITE)
     return logprobs

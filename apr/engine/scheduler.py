@@ -45,6 +45,52 @@ class Batch(NamedTuple):
         return Batch(self.ids, *(array[rows] for array in self[1:]))
 
 
+@dataclass(frozen=True)
+class Table:
+    """What is decoded, a row per slot; `native.c` reads and writes the same arrays.
+
+    `ids` and their `logprobs` are (slots, window); `stop` (vocabulary) says of each token whether it ends a
+    thread; of the others, each (slots,), `length` counts a thread's tokens, `cached` those of them whose keys
+    and values are in the cache, always less, and at `limit` it ends.
+    """
+
+    ids: Array
+    logprobs: Array
+    length: Array
+    cached: Array
+    limit: Array
+    temperature: Array
+    key: Array
+    stop: Array
+
+    @classmethod
+    def empty(cls, slots: int, window: int, vocabulary_size: int, stop_ids: Sequence[int]) -> "Table":
+        length, cached, limit, key = (np.zeros(slots, np.int64) for _ in range(4))
+        stop = np.zeros(vocabulary_size, bool)
+        stop[list(stop_ids)] = True
+        ids, logprobs = np.zeros((slots, window), np.int64), np.zeros((slots, window))
+        return cls(ids, logprobs, length, cached, limit, np.zeros(slots), key, stop)
+
+    def batch(self, slots: Array) -> Batch:
+        """The next step of the threads in `slots` (n,)."""
+        end = self.length[slots]
+        noise = uniforms(self.key[slots], end)
+        return Batch(self.ids, slots, self.cached[slots], end, self.temperature[slots], noise)
+
+    def append(self, slots: Array, tokens: Array, logprobs: Array) -> None:
+        """What a step has drawn for them."""
+        length = self.length[slots]
+        self.ids[slots, length] = tokens
+        self.logprobs[slots, length] = logprobs
+        self.cached[slots] = length
+        self.length[slots] = length + 1
+
+    def ended(self, slots: Array) -> Array:
+        """Whether each of them ends with the token sampled last."""
+        length = self.length[slots]
+        return self.stop[self.ids[slots, length - 1]] | (length >= self.limit[slots])
+
+
 @dataclass(slots=True, eq=False)
 class _Sequence:
     """A thread; `ids` are its tokens while it has no slot (`slot` -1), after that they are in the table."""
@@ -71,13 +117,7 @@ class Scheduler:
         self.capacity, self.window, self.vocabulary_size = slots, window, vocabulary_size
         self.stop_ids = sorted(stop_ids)
         self._patient = patient
-        self._stop = np.zeros(vocabulary_size, bool)
-        self._stop[self.stop_ids] = True
-        # The table: a row per slot. `cached` counts the tokens whose keys and values are in the cache.
-        self._ids = np.zeros((slots, window), np.int64)
-        self._logprobs = np.zeros((slots, window))
-        self._length, self._cached, self._limit, self._key = (np.zeros(slots, np.int64) for _ in range(4))
-        self._temperature = np.zeros(slots)
+        self.table = Table.empty(slots, window, vocabulary_size, self.stop_ids)
         self._live = np.zeros(slots, bool)
         self._owner = np.full(slots, None, object)
         self._sequences: dict[Hashable, _Sequence] = {}
@@ -98,13 +138,13 @@ class Scheduler:
         if sequence is None:
             raise ValueError(f"thread {key!r} is not open and stopped")
         slot = sequence.slot
-        length = int(self._length[slot]) if slot >= 0 else len(sequence.ids)
+        length = int(self.table.length[slot]) if slot >= 0 else len(sequence.ids)
         end = length + len(ids)
         if not end < limit <= self.window:
             raise ValueError(f"{length} + {len(ids)} tokens, limit {limit}: no room to sample")
         if slot >= 0:
-            self._ids[slot, length:end] = ids
-            self._length[slot], self._limit[slot] = end, limit
+            self.table.ids[slot, length:end] = ids
+            self.table.length[slot], self.table.limit[slot] = end, limit
         else:
             sequence.ids.extend(ids)
         sequence.limit, sequence.handed, sequence.order = limit, end, (sequence.order[0], False)
@@ -116,8 +156,10 @@ class Scheduler:
             raise ValueError(f"thread {key!r} is not open, or no room to sample is left")
         sequence.limit = min(sequence.limit, limit)
         if sequence.slot >= 0 and key not in self._stopped:
-            self._limit[sequence.slot] = sequence.limit
-            self._length[sequence.slot] = min(self._length[sequence.slot], sequence.limit)
+            table, slot = self.table, sequence.slot
+            table.limit[slot] = sequence.limit
+            table.length[slot] = min(table.length[slot], sequence.limit)
+            table.cached[slot] = min(table.cached[slot], table.length[slot] - 1)
 
     def close(self, key: Hashable) -> None:
         if key not in self._sequences:
@@ -134,33 +176,23 @@ class Scheduler:
         sequence = self._sequences[key]
         if sequence.slot < 0 or not self._live[sequence.slot]:
             return []
-        return self._ids[sequence.slot, sequence.handed : self._length[sequence.slot]].tolist()
+        return self.table.ids[sequence.slot, sequence.handed : self.table.length[sequence.slot]].tolist()
 
     @property
     def busy(self) -> bool:
         return bool(self._waiting or self._live.any())
 
-    def schedule(self) -> tuple[Batch, list[tuple[Hashable, Segment]]]:
-        """Admits waiting threads. Returns the live ones, and those that have been shortened to their end."""
+    def schedule(self) -> tuple[Array, list[tuple[Hashable, Segment]]]:
+        """Admits waiting threads. Returns the slots of the live ones, and those that were cut to an end."""
         if self._waiting:
             self._admit()
         slots = np.flatnonzero(self._live)
-        cut = self._length[slots] >= self._limit[slots]
-        stopped = [self._hand_over(slot) for slot in slots[cut].tolist()]
-        slots = slots[~cut]
-        end = self._length[slots]
-        noise = uniforms(self._key[slots], end)
-        return Batch(self._ids, slots, self._cached[slots], end, self._temperature[slots], noise), stopped
+        cut = self.table.length[slots] >= self.table.limit[slots]
+        return slots[~cut], [self._hand_over(slot) for slot in slots[cut].tolist()]
 
-    def record(self, batch: Batch, tokens: Array, logprobs: Array) -> list[tuple[Hashable, Segment]]:
-        """Appends what was sampled, and returns the threads that stop with it."""
-        slots, length = batch.slots, batch.end
-        self._ids[slots, length] = tokens
-        self._logprobs[slots, length] = logprobs
-        self._cached[slots] = length
-        self._length[slots] = length + 1
-        ended = self._stop[tokens] | (length + 1 >= self._limit[slots])
-        return [self._hand_over(slot) for slot in slots[ended].tolist()]
+    def record(self, slots: Array) -> list[tuple[Hashable, Segment]]:
+        """Returns those of the threads in `slots` that have ended with the token sampled last."""
+        return [self._hand_over(slot) for slot in slots[self.table.ended(slots)].tolist()]
 
     def _admit(self) -> None:
         """Gives slots to waiting threads."""
@@ -186,20 +218,19 @@ class Scheduler:
         resident = (sequence for sequence in reversed(self._stopped.values()) if sequence.slot >= 0)
         for sequence in islice(resident, count):
             slot, sequence.slot = sequence.slot, -1
-            sequence.ids = self._ids[slot, : self._length[slot]].tolist()
+            sequence.ids = self.table.ids[slot, : self.table.length[slot]].tolist()
             self._owner[slot] = None
 
     def _load(self, sequence: _Sequence, slot: int) -> None:
         self._owner[slot], sequence.slot = sequence, slot
-        self._ids[slot, : len(sequence.ids)] = sequence.ids
-        self._length[slot], self._cached[slot] = len(sequence.ids), 0
-        self._limit[slot] = sequence.limit
-        self._temperature[slot], self._key[slot] = sequence.sampling
+        self.table.ids[slot, : len(sequence.ids)] = sequence.ids
+        self.table.length[slot], self.table.cached[slot] = len(sequence.ids), 0
+        self.table.limit[slot] = sequence.limit
+        self.table.temperature[slot], self.table.key[slot] = sequence.sampling
 
     def _hand_over(self, slot: int) -> tuple[Hashable, Segment]:
-        sequence, end = self._owner[slot], self._length[slot]
+        sequence, part = self._owner[slot], slice(self._owner[slot].handed, self.table.length[slot])
         self._live[slot] = False
         self._stopped[sequence.key] = sequence
-        ids = self._ids[slot, sequence.handed : end].tolist()
-        logprobs = self._logprobs[slot, sequence.handed : end].tolist()
-        return sequence.key, Segment(ids, logprobs, "stop" if self._stop[ids[-1]] else "length")
+        ids, logprobs = (array[slot, part].tolist() for array in (self.table.ids, self.table.logprobs))
+        return sequence.key, Segment(ids, logprobs, "stop" if self.table.stop[ids[-1]] else "length")

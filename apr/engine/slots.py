@@ -22,13 +22,17 @@ class SlotEngine(Scheduler):
     those stopped last lose theirs and are prefilled again when extended, so nothing ever waits for good: one
     slot is enough for any number of threads.
 
+    `workers` threads of the operating system share what is decoded in C, and change nothing of it.
+
     `model` must be in evaluation mode. Changed weights are decoded with after `reload_weights`.
     """
 
-    def __init__(self, model: PreTrainedModel, stop_ids: Iterable[int], slots: int, window: int):
+    def __init__(
+        self, model: PreTrainedModel, stop_ids: Iterable[int], slots: int, window: int, workers: int = 1
+    ):
         config = model.config.get_text_config()
         _check_window(config, window)
-        self._model = model
+        self._model, self._workers = model, workers
         self._runner = runner_of(model)(model, slots, window)
         super().__init__(stop_ids, config.vocab_size, slots, window, patient=not self._runner.ragged)
         self.prefill_seconds = self.decode_seconds = 0.0
@@ -48,27 +52,26 @@ class SlotEngine(Scheduler):
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Hashable, Segment]]:
-        """Admits waiting threads, then samples a token for every live one."""
+        """Admits waiting threads, then samples a token for every live one, or some more while it goes on."""
         if self._model.training:
             raise ValueError("the model is in training mode; call model.eval() before decoding")
         started = time.perf_counter()
-        batch, stopped = self.schedule()
-        if not len(batch.slots):
+        slots, stopped = self.schedule()
+        if not len(slots):
             return stopped
-        tokens, logprobs = self._runner.sample(batch)
-        stopped += self.record(batch, tokens, logprobs)
+        share = self._runner.advance(self.table, slots, self._workers)
+        stopped += self.record(slots)
         seconds = time.perf_counter() - started
-        if (batch.end - batch.begin > 1).any():
-            self.prefill_seconds += seconds
-        else:
-            self.decode_seconds += seconds
+        self.prefill_seconds += share * seconds
+        self.decode_seconds += (1 - share) * seconds
         return stopped
 
 
 def open_engine(settings: Engine, window: int, stop_ids: Iterable[int], checkpoint: Path) -> SlotEngine:
     """Returns the model of `checkpoint` in an engine with empty slots. Raises `CheckpointError`."""
     torch.set_num_threads(settings.torch_threads)
-    return SlotEngine(load_model(checkpoint, settings.device), stop_ids, settings.slots, window)
+    model = load_model(checkpoint, settings.device)
+    return SlotEngine(model, stop_ids, settings.slots, window, settings.workers)
 
 
 def _shapes(model: PreTrainedModel) -> list[tuple[str, torch.Size, torch.dtype, torch.device]]:

@@ -8,10 +8,10 @@ nothing here.
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ CONTEXTS = (16, 160)
 PROMPTS = (8, 16, 32, 64, 128)
 """Tokens of the prompts that are timed."""
 STEPS = 16
-REPEATS = 3
+REPEATS = 5
 
 
 class Part(NamedTuple):
@@ -134,27 +134,36 @@ def replay(threads: Sequence[Sequence[Part]], costs: Costs, devices: int) -> flo
 
 
 def measure_costs(decoder: Decoder, window: int, vocabulary_size: int, stop_ids: frozenset[int]) -> Costs:
-    """Times greedy steps of a decoder that nothing else uses: medians, by batch, context and prompt."""
+    """Times a decoder that nothing else uses, greedily: medians, by batch, context and prompt.
+
+    A call of `Decoder.step` may make several of the steps that are meant here.
+    """
     words = [token for token in range(vocabulary_size) if token not in stop_ids]
     room = window - STEPS - 2
 
-    def seconds_of_step() -> float:
+    def decode_to(length: int, lengths: dict[Hashable, int]) -> float:
+        """Seconds until all threads have that length; they go on behind stop tokens."""
         started = time.perf_counter()
-        stopped = decoder.step()
-        seconds = time.perf_counter() - started
-        for key, _ in stopped:  # goes on behind its stop token
-            decoder.extend(key, [], window)
-        return seconds
+        while decoder.busy:
+            for key, segment in decoder.step():
+                lengths[key] += len(segment.ids)
+                if lengths[key] < length:
+                    decoder.extend(key, [], length)
+        return time.perf_counter() - started
 
-    def steps(count: int, length: int, more: int) -> list[float]:
-        """Seconds of the step that reads prompts of this length, and of `more`."""
-        for key in range(count):
+    def steps(count: int, length: int) -> tuple[float, float]:
+        """Seconds of the step that reads so many prompts, and of a step that only decodes."""
+        lengths: dict[Any, int] = dict.fromkeys(range(count), length)
+        for key in lengths:
             prompt = [words[(key + place) % len(words)] for place in range(length)]
-            decoder.open(key, prompt, Sampling(0.0, key), window)
-        seconds = [seconds_of_step() for _ in range(1 + more)]
-        for key in range(count):
+            decoder.open(key, prompt, Sampling(0.0, key), length + 1)
+        first = decode_to(length + 1, lengths)
+        for key in lengths:
+            decoder.extend(key, [], length + 1 + STEPS)
+        more = decode_to(length + 1 + STEPS, lengths)
+        for key in lengths:
             decoder.close(key)
-        return seconds
+        return first, more / STEPS
 
     times: dict[tuple[int, int], list[float]] = defaultdict(list)
     prefill: dict[int, list[float]] = defaultdict(list)
@@ -162,9 +171,9 @@ def measure_costs(decoder: Decoder, window: int, vocabulary_size: int, stop_ids:
     contexts = [max(1, min(length, room)) for length in CONTEXTS]
     for _ in range(REPEATS):
         for count, length in product(batches, contexts):
-            times[count, length] += steps(count, length, STEPS)[1:]
-        for length in (size for size in PROMPTS if size < window):
-            prefill[length] += steps(1, length, 0)
+            times[count, length].append(steps(count, length)[1])
+        for length in (size for size in PROMPTS if size <= room):
+            prefill[length].append(steps(1, length)[0])
     short, long = contexts
     decode, context = {}, {}
     for count in batches:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import apr.engine.slots
 from apr.engine.interface import Sampling
 from apr.engine.runners import static
-from apr.engine.runners.fused import FusedLlama
+from apr.engine.runners.native import NativeModel
 from apr.engine.runners.padded import PaddedModel
 from apr.engine.runners.static import StaticModel
 from apr.engine.scheduler import uniforms
@@ -85,20 +85,20 @@ def check(model, plan, key, parts):
     scaled = torch.log_softmax(logits / (plan["temperature"] or 1.0), -1).numpy()
     for position, logprob in sampled:
         before, token = scaled[position - 1], ids[position]
-        assert logprob == pytest.approx(before[token], abs=1e-5)
+        assert logprob == pytest.approx(before[token], abs=2e-5)
         if plan["temperature"] == 0:
-            assert before[token] >= before.max() - 1e-5
+            assert before[token] >= before.max() - 2e-5
         else:
             (noise,) = uniforms(np.array([1000 + key]), np.array([position]))
             edges = np.concatenate([[0.0], np.exp(before).cumsum()])
-            assert edges[token] - 1e-5 <= noise * edges[-1] <= edges[token + 1] + 1e-5
+            assert edges[token] - 2e-5 <= noise * edges[-1] <= edges[token + 1] + 2e-5
 
 
 schedule = given(plans=st.lists(threads(), min_size=1, max_size=9), slots=st.integers(1, 5))
 health = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
-@pytest.mark.parametrize("kind", [FusedLlama, PaddedModel])
+@pytest.mark.parametrize("kind", [NativeModel, PaddedModel])
 @settings(max_examples=40, **health)
 @schedule
 def test_any_schedule_of_joins_closings_and_cuts_in_any_number_of_slots(model, kind, plans, slots):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apr.engine.interface import Sampling
-from apr.engine.scheduler import Scheduler
+from apr.engine.scheduler import Batch, Scheduler
 
 WINDOW, STOP = 16, 0
 COLD = Sampling(0.0, 0)
@@ -20,9 +20,14 @@ def make(slots: int, patient: bool = False) -> Scheduler:
 
 def step(scheduler: Scheduler, *tokens: int) -> dict:
     """Samples `tokens`, or 7 for every live thread. What stopped."""
-    batch, stopped = scheduler.schedule()
-    drawn = np.array(tokens or [7] * len(batch.slots), np.int64)
-    return dict(stopped + scheduler.record(batch, drawn, np.zeros(len(drawn))))
+    slots, stopped = scheduler.schedule()
+    scheduler.table.append(slots, np.array(tokens or [7] * len(slots), np.int64), np.zeros(len(slots)))
+    return dict(stopped + scheduler.record(slots))
+
+
+def due(scheduler: Scheduler) -> Batch:
+    """What the next step feeds."""
+    return scheduler.table.batch(scheduler.schedule()[0])
 
 
 def test_it_imports_no_torch():
@@ -33,13 +38,14 @@ def test_it_imports_no_torch():
 def test_a_step_feeds_what_the_cache_lacks():
     scheduler = make(2)
     scheduler.open("a", [5, 6], COLD, WINDOW)
-    batch, _ = scheduler.schedule()
+    batch = due(scheduler)
     assert batch.slots.tolist() == [0] and batch.begin.tolist() == [0] and batch.end.tolist() == [2]
     assert batch.ids[0, :2].tolist() == [5, 6]
-    ((key, segment),) = scheduler.record(batch, np.array([STOP]), np.array([-1.0]))
+    scheduler.table.append(batch.slots, np.array([STOP]), np.array([-1.0]))
+    ((key, segment),) = scheduler.record(batch.slots)
     assert key == "a" and segment == ([STOP], [-1.0], "stop") and not scheduler.busy
     scheduler.extend("a", [8, 9], WINDOW)
-    batch, _ = scheduler.schedule()
+    batch = due(scheduler)
     assert batch.begin.tolist() == [2] and batch.end.tolist() == [5]  # the stop token, and what was joined
     assert batch.ids[0, :5].tolist() == [5, 6, STOP, 8, 9]
 
@@ -64,7 +70,7 @@ def test_lower_ranks_first_within_a_rank_those_that_had_a_slot_then_by_age():
     scheduler.open("c", [5], COLD, WINDOW)
     scheduler.extend("a", [6], WINDOW)
     scheduler.close("b")
-    batch, _ = scheduler.schedule()
+    batch = due(scheduler)
     assert batch.begin.tolist() == [0] and batch.end.tolist() == [3], "a, whole, before c"
 
 
@@ -72,12 +78,12 @@ def test_threads_wait_until_a_pass_is_worth_it():
     scheduler = make(64, patient=True)
     for key in range(40):
         scheduler.open(key, [5], COLD, WINDOW)
-    assert len(scheduler.schedule()[0].slots) == 40
+    assert len(scheduler.schedule()[0]) == 40
     for count in (1, 2):
         scheduler.open(count + 100, [5], COLD, WINDOW)
-        assert len(scheduler.schedule()[0].slots) == 40
+        assert len(scheduler.schedule()[0]) == 40
     scheduler.open("third", [5], COLD, WINDOW)
-    assert len(scheduler.schedule()[0].slots) == 43
+    assert len(scheduler.schedule()[0]) == 43
 
 
 def test_a_thread_that_is_shortened_to_its_end_stops_without_a_token():
@@ -87,6 +93,9 @@ def test_a_thread_that_is_shortened_to_its_end_stops_without_a_token():
         assert not step(scheduler)
     scheduler.shorten("a", 3)
     assert step(scheduler) == {"a": ([7, 7], [0.0, 0.0], "length")}
+    scheduler.extend("a", [8], WINDOW)
+    batch = due(scheduler)
+    assert batch.begin.tolist() == [2] and batch.ids[0, 2:4].tolist() == [7, 8]  # what was cut is forgotten
 
 
 @given(st.lists(st.tuples(st.sampled_from("oecs"), st.integers(0, 7)), max_size=60), st.integers(1, 4))
@@ -94,11 +103,12 @@ def test_no_slot_has_two_threads_and_none_waits_for_good(actions, slots):
     scheduler, decoding, stopped = make(slots), {}, {}
 
     def advance():
-        batch, _ = scheduler.schedule()
+        batch = due(scheduler)
         owners = {scheduler._owner[slot].key for slot in batch.slots}
         assert len(owners) == len(batch.slots) <= slots and owners <= set(decoding)
         assert (batch.begin < batch.end).all() and (batch.end < WINDOW).all()
-        ended = scheduler.record(batch, np.full(len(owners), STOP), np.zeros(len(owners)))
+        scheduler.table.append(batch.slots, np.full(len(owners), STOP), np.zeros(len(owners)))
+        ended = scheduler.record(batch.slots)
         assert {key for key, _ in ended} == owners
         for key in owners:
             stopped[key] = decoding.pop(key)

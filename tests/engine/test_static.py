@@ -109,7 +109,7 @@ def rollouts(model, kind, monkeypatch) -> dict:
         for key, segment in engine.step():
             told.setdefault(key, []).append((segment.ids, np.round(segment.logprobs, 5).tolist()))
             joined[key] = joined.get(key, 0) + 1
-            if segment.reason == "stop" and joined[key] < 4 and int(engine._length.max()) < 30:
+            if segment.reason == "stop" and joined[key] < 4 and int(engine.table.length.max()) < 30:
                 engine.extend(key, [7, 8, 9][: joined[key]], WINDOW)
             else:
                 engine.close(key)

@@ -65,31 +65,43 @@ def test_parts_are_read_off_a_rollout():
 
 def test_steps_are_timed_batch_by_batch_and_prompt_by_prompt():
     class Decoder:
-        """A step takes a second, one more per thread, and 1/64 per token before it."""
+        """A step takes a second, one more per thread, and 1/64 per token before it; a call makes up to three,
+        until a thread ends."""
 
         capacity, now = 4, 0.0
 
         def __init__(self):
-            self.lengths, self.fed, self.steps = {}, {}, 0
+            self.lengths, self.fed, self.handed, self.limits, self.steps = {}, {}, {}, {}, 0
 
         def open(self, key, prompt, sampling, limit):
-            assert not set(prompt) & {0, 1} and len(prompt) < limit == 200 and sampling.temperature == 0
+            assert not set(prompt) & {0, 1} and len(prompt) < limit <= 200 and sampling.temperature == 0
             self.lengths[key], self.fed[key] = len(prompt), 0
+            self.handed[key], self.limits[key] = len(prompt), limit
 
         def extend(self, key, ids, limit):
-            assert ids == [] and limit == 200
+            assert ids == [] and self.lengths[key] < limit <= 200 and key not in self.limits
+            self.handed[key], self.limits[key] = self.lengths[key], limit
 
         def close(self, key):
             del self.lengths[key], self.fed[key]
 
+        @property
+        def busy(self):
+            return bool(self.limits)
+
         def step(self):
-            self.steps += 1
-            self.now += 1 + len(self.lengths) + sum(self.lengths.values()) / 64
-            self.now += sum(self.lengths[key] - self.fed[key] - 1 for key in self.lengths)
-            self.fed = dict(self.lengths)
-            self.lengths = {key: length + 1 for key, length in self.lengths.items()}
-            ends = self.steps % 7 == 0
-            return [(next(iter(self.lengths)), Segment([0], [0.0], "stop"))] if ends else []
+            stopped, end = [], self.steps + 3
+            while not stopped and self.steps < end:
+                live, self.steps = list(self.limits), self.steps + 1
+                self.now += 1 + len(live) + sum(self.lengths[key] for key in live) / 64
+                self.now += sum(self.lengths[key] - self.fed[key] - 1 for key in live)
+                for key in live:
+                    self.fed[key], self.lengths[key] = self.lengths[key], self.lengths[key] + 1
+                    if self.lengths[key] == self.limits[key] or (key == 0 and self.steps % 7 == 0):
+                        count = self.lengths[key] - self.handed[key]
+                        stopped.append((key, Segment([0] * count, [0.0] * count, "stop")))
+                        del self.limits[key]
+            return stopped
 
     decoder = Decoder()
     with pytest.MonkeyPatch.context() as patch:

@@ -18,7 +18,7 @@ rule evaluate:
         "<logs>/evaluate/{stage}/{model}.tsv"
     # A long evaluation goes before training that RL does not wait for; short ones fill the gaps that it leaves.
     priority: lambda wildcards: len(points(PLAN.params, ModelId(wildcards.stage, wildcards.model))) / 10
-    threads: 1
+    threads: PLAN.params.engine.workers
     resources:
         gpu=GPU,
     shell:

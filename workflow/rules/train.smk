@@ -35,7 +35,7 @@ rule rl:
     benchmark:
         "<logs>/rl/{policy}.tsv"
     priority: 10
-    threads: 1
+    threads: PLAN.params.engine.workers
     resources:
         gpu=GPU,
         rollout_servers=int(PLAN.params.rl.servers is not None),  # they have one policy's weights at a time

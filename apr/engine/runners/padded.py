@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from apr.engine.cache import SlotCache
 from apr.engine.sampling import draw, finite, sample
-from apr.engine.scheduler import Batch
+from apr.engine.scheduler import Batch, Table
 
 PREFILL_TOKENS = 16384
 """Largest padded size of one pass, in tokens."""
@@ -40,7 +40,14 @@ class PaddedModel:
     def reload(self, model: PreTrainedModel) -> None:
         self._model = model
 
+    def advance(self, table: Table, slots: Array, workers: int) -> float:
+        """A token each; torch has threads of its own, whatever `workers`."""
+        batch = table.batch(slots)
+        table.append(slots, *self.sample(batch))
+        return float((batch.end - batch.begin > 1).any())
+
     def sample(self, batch: Batch) -> tuple[Array, Array]:
+        """Feeds the tokens of `batch`, and draws the next of each thread, as `apr.engine.sampling.sample`."""
         tokens, logprobs = np.empty(len(batch.slots), np.int64), np.empty(len(batch.slots))
         one = batch.end - batch.begin == 1
         with sdpa(self._model):

@@ -51,9 +51,8 @@ class _Trace(ctypes.Structure):
 @cache
 def load_search() -> ctypes.CDLL:
     """Compiles it, if it has not been yet. Raises `AprError` where there is no compiler."""
-    library = load_library(SOURCE, {"apr_search": (ctypes.c_void_p,) * 2 + (INT,) * 2 + (ctypes.c_void_p,)})
-    library.apr_search.restype = ctypes.POINTER(_Trace)
-    return library
+    functions = {"apr_search": (ctypes.c_void_p,) * 2 + (INT,) * 2 + (ctypes.c_void_p,)}
+    return load_library(SOURCE, functions, results={"apr_search": ctypes.POINTER(_Trace)})
 
 
 class _Said(dict[int, list[int]]):

@@ -76,7 +76,8 @@ class Sampler:
         model.eval()
         try:
             if self._engine is None or sharded():  # weights that are gathered are not to outlive the step
-                self._engine = SlotEngine(base, self._language.syntax.stop_ids, engine.slots, window)
+                stop_ids = self._language.syntax.stop_ids
+                self._engine = SlotEngine(base, stop_ids, engine.slots, window, engine.workers)
             else:
                 self._engine.reload_weights(base)
             return orchestrate(self._params, self._language, self._engine).run(requests)
