@@ -46,7 +46,8 @@ def documents(repository: Path = Path()) -> dict[str, str]:
             preset = read_yaml(repository / f"presets/{scale}.yaml")
             found |= {f"{root}{file}": (repository / file).read_text() for file in PROJECT}
         deps = {name: packages(repository, code.of(*its.modules(params))) for name, its in STAGES.items()}
-        stages = {name: declaration(stage, scale, preset, deps[name]) for name, stage in STAGES.items()}
+        stages = {name: declaration(stage, scale, preset, deps[name]) for name, stage in STAGES.items()
+                  if list(stage.each(params))}
         yaml.dump({"stages": stages, "plots": plots}, text := StringIO())
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         found[f"{root}dvc.yaml"] = HEAD + "\n".join(lines) + "\n"

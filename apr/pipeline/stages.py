@@ -25,6 +25,15 @@ def bases(params: Params) -> list[Names]:
     return [its for its in models(params) if its["stage"] == "sft" and its["model"] in teachers(params)]
 
 
+def demos(params: Params) -> list[Names]:
+    """Returns one demo, of the default scale's two models, where there are these and a page can hold them."""
+    model, small = params.model, 1_000_000
+    weights = model.layers * model.hidden * (4 * model.hidden + 3 * model.ffn)
+    there = "apr" in params.rl.policies and "sos_plus" in params.traces.methods
+    own = params.task == "countdown" and params.sft.base is None
+    return [{}] if there and own and weights <= small else []
+
+
 class Stage(NamedTuple):
     """`function` is called with the parameters that `settings` declares, the names in `job`, and the paths of
     `inputs` and `outputs`, by argument."""
@@ -160,6 +169,13 @@ STAGES = {stage.name: stage for stage in (
         "claims, threads, figures, training and tokens of the run in one HTML file", "report",
         "apr.results.report:make_report", "task seed problems grammar traces model sft rl engine eval",
         {"out": "results/report.html"}, {"root": "."}, MEASURED, gpu=True,
+    ),
+    Stage(
+        "two models that decode in the browser, in one HTML file", "demo", "apr.results.demo:make_demo",
+        "task problems.numbers problems.number_range problems.target_range problems.max_value grammar.window "
+        "grammar.max_children engine.max_depth engine.max_tokens",
+        {"out": "data/demo.html"},
+        {"parallel": "data/models/rl/apr", "serial": "data/models/sft/sos_plus"}, each=demos,
     ),
 )}  # fmt: skip
 """By name, upstream first."""

@@ -171,6 +171,7 @@ def test_the_contents_of_a_pretrained_model_are_in_recipes(bare):
     assert not any("base" in recipe for recipe in scratch.values())
     bare.set("sft.base", "pretrained/tiny")
     try:
+        assert not any(name == "demo" for name in recipes()), "its page has this project's own tokens"
         readers = {name.split("/")[0] for name, recipe in recipes().items() if "base" in recipe}
         assert readers == {"tokenizer", "sft"}
         below = {"sft", "rl", "evaluate", "latency", "figures", "claims", "checks", "report"}
@@ -183,7 +184,7 @@ def test_the_contents_of_a_pretrained_model_are_in_recipes(bare):
     finally:
         bare.set("sft.base", None)
         shutil.rmtree(base)
-    assert recipes() == scratch
+    assert recipes() == scratch and "demo" in scratch
 
 
 @pytest.mark.parametrize("base", ["pretrained/absent", "elsewhere", "/elsewhere"])

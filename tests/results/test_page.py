@@ -13,7 +13,8 @@ from apr.results.evidence import read_evidence
 from apr.results.figures.make import FIGURES
 from apr.results.render import TEMPLATES, render
 from apr.results.report.page import make_report, numeric, picture
-from apr.results.report.trees import problem_cases, rollout_entry
+from apr.results.report.trees import problem_cases
+from apr.results.threads import rollout_entry
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
 from apr.tasks import open_task
 from apr.tasks.countdown.problem import Problem

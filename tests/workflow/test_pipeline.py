@@ -75,11 +75,11 @@ def test_the_run_is_recorded(made):
 @pytest.mark.parametrize(
     "key, value, expected",
     [
-        ("rl.learning_rate", 3e-5, {"rl"} | AFTER_RL),
+        ("rl.learning_rate", 3e-5, {"rl", "demo"} | AFTER_RL),
         ("eval.sweeps.window.temperatures", [0.5], {"teacher"} | AFTER_RL),
         ("eval.bootstrap", 77, {"figures", "claims", "checks", "report"}),
-        ("sft.learning_rate", 1e-5, {"sft", "rl"} | AFTER_RL),
-        ("seed", 5, {"problems", "traces", "sft", "rl", "teacher"} | AFTER_RL),
+        ("sft.learning_rate", 1e-5, {"sft", "rl", "demo"} | AFTER_RL),
+        ("seed", 5, {"problems", "traces", "sft", "rl", "teacher", "demo"} | AFTER_RL),
     ],
 )
 def test_one_edit_plans_the_same_in_both(made, key, value, expected):
@@ -103,7 +103,7 @@ def test_an_edit_is_seen_without_the_records_of_snakemake(made):
     try:
         assert not made.planned()
         edit(made, "rl.learning_rate", 3e-5)
-        assert made.planned() == {"rl"} | AFTER_RL
+        assert made.planned() == {"rl", "demo"} | AFTER_RL
     finally:
         shutil.rmtree(made.path / ".snakemake", ignore_errors=True)
         shutil.move(made.path / ".snakemake.away", made.path / ".snakemake")
@@ -118,7 +118,7 @@ def test_dates_do_not_matter(made):
 @pytest.mark.parametrize("date", [0, 1, 2**31])
 def test_no_date_of_a_file_hides_that_it_is_stale(made, date):
     """Snakemake takes 0 for no date; what lies in the future is newer than everything."""
-    for value, expected in ((made.set("rl.learning_rate", 3e-5), {"rl"} | AFTER_RL), (3e-5, set())):
+    for value, expected in ((made.set("rl.learning_rate", 3e-5), {"rl", "demo"} | AFTER_RL), (3e-5, set())):
         for path in (made.path / "data").rglob("*"):
             os.utime(path, (date, date))
         assert made.planned() == expected
@@ -128,7 +128,7 @@ def test_no_date_of_a_file_hides_that_it_is_stale(made, date):
 def test_touched_files_hide_nothing(made):
     edit(made, "rl.learning_rate", 3e-5)
     made.run("snakemake", "--cores", "1", "--touch")
-    assert made.planned() == {"rl"} | AFTER_RL
+    assert made.planned() == {"rl", "demo"} | AFTER_RL
 
 
 def test_edited_code_is_seen(made):
@@ -136,7 +136,7 @@ def test_edited_code_is_seen(made):
     path.write_text(path.read_text() + "# changed\n")
     assert not made.planned()
     path.write_text(path.read_text() + "changed = True\n")
-    assert made.planned() == made.changed_in_dvc() == {"rl"} | AFTER_RL
+    assert made.planned() == made.changed_in_dvc() == {"rl", "demo"} | AFTER_RL
 
 
 def test_a_file_changed_inside_a_checkpoint_is_seen(made):
@@ -145,7 +145,8 @@ def test_a_file_changed_inside_a_checkpoint_is_seen(made):
     weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     try:
         assert made.planned_jobs() == {
-            "rl/apr", "evaluate/rl/apr", "latency/rl/apr", "figures", "claims", "checks", "report"
+            "rl/apr", "evaluate/rl/apr", "latency/rl/apr", "figures", "claims", "checks", "report",
+            "demo",
         }  # fmt: skip
         assert "rl" in made.changed_in_dvc()
     finally:
@@ -251,7 +252,7 @@ def test_a_clone_that_pulls_draws_the_same_figures(clone):
     after = {path.name: path.read_bytes() for path in figures.iterdir() if path.name != "recipe.json"}
     assert before == after and len(before) == 3 * len(FIGURES)
     clone.set("rl.learning_rate", 3e-5)
-    assert clone.planned() == clone.changed_in_dvc() == {"rl"} | AFTER_RL
+    assert clone.planned() == clone.changed_in_dvc() == {"rl", "demo"} | AFTER_RL
 
 
 def test_why_says_what_an_artefact_was_made_from_and_why_it_is_stale(made):

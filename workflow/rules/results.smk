@@ -61,3 +61,18 @@ rule report:
         gpu=GPU,
     shell:
         "python -m apr run report --recipe {input.recipe:q} > {log:q} 2>&1"
+
+
+rule demo:
+    input:
+        made("demo", "<data>/models/rl/apr/recipe.json", "<data>/models/sft/sos_plus/recipe.json"),
+        recipe=recipe("demo"),
+    output:
+        "<data>/demo.html",
+        "<data>/demo.html.recipe",
+    log:
+        "<logs>/demo.log",
+    benchmark:
+        "<logs>/demo.tsv"
+    shell:
+        "python -m apr run demo --recipe {input.recipe:q} > {log:q} 2>&1"

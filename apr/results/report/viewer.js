@@ -1,74 +1,13 @@
-"use strict";
 const CASES = JSON.parse(document.getElementById("cases").textContent);
 const [viewer, trees, panel, picker, note] =
   ["viewer", "trees", "thread", "problem", "note"].map(id => document.getElementById(id));
-const LEFT = 46, RIGHT = 10, TOP = 14;
 let current = 0, chosen = 0, threads = [];
 
-const html = text => String(text).replace(/[&<>"]/g, c => `&#${c.charCodeAt(0)};`);
-const broken = /\s(?=(?::\d+|#\d+|spawn|joined|resume|join|answer|list|goto)(?:\s|$))/g;
-const indent = (_, depth) => "  ".repeat(depth) + ":" + depth;
-const lines = text => html(text.replace(broken, "\n").replace(/^:(\d+)/gm, indent));
-const label = index => (index ? `child ${index}` : "root");
-const spawns = thread => thread.parts.flatMap(part => part[4]);
-
-function look(rollout, thread, index) {
-  if (thread.status === "malformed") return "broken";
-  if (thread.status !== "done") return "cut";
-  return (index ? thread.returned !== "none" : rollout.solved) ? "found" : "";
-}
-
-/* Depth first: a child below its parent. */
-function order(rollout) {
-  const found = [];
-  const visit = index => { found.push(index); spawns(rollout.threads[index]).forEach(visit); };
-  visit(0);
-  return found;
-}
-
 function tree(rollout, place, most, width) {
-  const rows = order(rollout), height = rows.length > 60 ? 7 : 15, bar = height > 10 ? 9 : 5;
-  const x = step => LEFT + (width - LEFT - RIGHT) * step / most;
-  const y = Object.fromEntries(rows.map((index, row) => [index, TOP + height * (row + .5)]));
-  const bottom = TOP + height * rows.length;
-  let grid = "", edges = "", bars = "";
-  const unit = 10 ** Math.floor(Math.log10(most));
-  const tick = [.1, .2, .5, 1, 2].map(n => Math.max(1, Math.round(n * unit))).find(n => most / n <= 9);
-  for (let step = 0; step <= most; step += tick)
-    grid += `<path class="grid" d="M${x(step)} ${TOP}V${bottom}"/>`
-      + `<text x="${x(step)}" y="10" text-anchor="middle">${step}</text>`;
-  rows.forEach(index => {
-    const thread = rollout.threads[index];
-    let marks = "", end = 0;
-    thread.parts.forEach(([start, sampled, , , children], part) => {
-      if (part) edges += `<path class="wait" d="M${x(end)} ${y[index]}H${x(start)}"/>`;
-      end = start + sampled;
-      if (sampled) {
-        const wide = Math.max(1, x(end) - x(start));
-        marks += `<rect class="bar ${look(rollout, thread, index)}" x="${x(start)}" y="${y[index] - bar / 2}"`
-          + ` width="${wide}" height="${bar}"/>`;
-        if (thread.critical)
-          marks += `<path class="under" d="M${x(start)} ${y[index] + bar / 2 + 1}h${wide}"/>`;
-      }
-      if (!children.length) return;
-      const resumed = thread.parts[part + 1] ? thread.parts[part + 1][0] : thread.end;
-      for (const child of [...children].sort((a, b) => rollout.threads[a].critical - rollout.threads[b].critical)) {
-        const kind = rollout.threads[child].critical ? " critical" : "", done = rollout.threads[child].end;
-        edges += `<path class="edge${kind}" d="M${x(end)} ${y[index]}V${y[child]}"/>`
-          + `<path class="wait${kind}" d="M${x(done)} ${y[child]}H${x(resumed)}"/>`
-          + `<path class="edge${kind}" d="M${x(resumed)} ${y[child]}V${y[index]}"/>`;
-      }
-    });
-    const at = `x="${LEFT - 6}" y="${y[index] + 3.5}"`;
-    const name = height > 10 ? `<text ${at} text-anchor="end">${label(index)}</text>` : "";
-    bars += `<g class="row" data-thread="${index}" data-rollout="${place}">`
-      + `<title>${label(index)}: ${html(thread.status)}, step ${thread.parts[0][0]} to ${thread.end}</title>`
-      + `<rect class="hit" y="${y[index] - height / 2}" width="${width}" height="${height}"/>${name}${marks}</g>`;
-  });
   const verdict = rollout.solved ? '<b class="good">solved</b>' : `<b class="bad">${html(rollout.reason)}</b>`;
   return `<h4>${html(rollout.name)} <span>${verdict} · ${rollout.children} children · ${rollout.total} tokens, `
     + `${rollout.sequential} of them sequential${rollout.note ? " · " + html(rollout.note) : ""}</span></h4>`
-    + `<svg viewBox="0 0 ${width} ${bottom + 2}">${grid}${bars}<g pointer-events="none">${edges}</g></svg>`;
+    + threadRows(rollout, place, most, width);
 }
 
 function draw() {
@@ -84,24 +23,9 @@ function draw() {
 
 function choose(place) {
   chosen = place;
-  const { rollout, place: tree, index } = threads[place], thread = rollout.threads[index];
-  trees.querySelector(".chosen")?.classList.remove("chosen");
-  const row = trees.querySelector(`[data-rollout="${tree}"][data-thread="${index}"]`);
-  row.classList.add("chosen");
-  const sampled = thread.parts.reduce((sum, part) => sum + part[1], 0);
-  const facts = [
-    ["thread", `${label(index)} of ${rollout.name}${index ? `, spawned by ${label(thread.parent)}` : ""}`],
-    ["status", thread.status + (thread.reason ? `: ${thread.reason}` : "")],
-    ["steps", `${thread.parts[0][0]} to ${thread.end}, ${sampled} tokens sampled`
-      + (thread.critical ? ", on the critical path" : "")],
-    ["was told", thread.parts[0][2]],
-  ];
-  if (index) facts.push(["returned", thread.returned]);
-  else facts.push(["answered", rollout.answer ?? "nothing"], ["verdict", rollout.solved ? "solved" : rollout.reason]);
-  const text = thread.parts.map(([, , read, written]) =>
-    (read ? `<span class="injected">${lines(read)}</span>\n` : "") + lines(written)).join("\n");
-  panel.innerHTML = `<dl>${facts.map(([name, value]) => `<dt>${name}</dt><dd>${html(value)}</dd>`).join("")}</dl>`
-    + `<p><span class="injected">injected</span>, sampled:</p><div class="tokens">${text}</div>`;
+  const { rollout, place: tree, index } = threads[place];
+  chooseRow(trees, tree, index);
+  panel.innerHTML = threadText(rollout, index);
 }
 
 function show(place) {
