@@ -36,23 +36,30 @@ LANES = 16
 """A head's size is a multiple of it."""
 
 
+def quickest(device: torch.device) -> torch.dtype:
+    """What a device multiplies quickest: bfloat16 on a GPU, and on a processor that has units for it."""
+    return torch.bfloat16 if device.type == "cuda" or bfloat16_units() else torch.float32
+
+
 def bfloat16_units() -> bool:
     """Whether this processor can multiply bfloat16; those that cannot take ten times as long."""
     units = torch.cpu.get_capabilities()
     return any(units.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def use_kernels(model: Any, precision: torch.dtype) -> bool:
+def use_kernels(model: Any, precision: torch.dtype, of_gradients: torch.dtype | None = None) -> bool:
     """Has the layers of `model` compute by the kernels; returns whether it does.
 
     It does not on a GPU, for other architectures, with adapters, and without a C compiler. For packed rows
     only (`apr.training.attention`); a pass with a KV cache goes the model's own way. `precision`, float32 or
-    bfloat16, is that of the operands of the layers' matrix products.
+    bfloat16, is that of the operands of the layers' matrix products; `of_gradients`, if given, that of the
+    products of the backward pass.
     """
     if not _supports(model) or _library(precision) is None:
         return False
+    precisions = precision, of_gradients or precision
     for layer in model.model.layers:
-        layer.forward = partial(_forward, layer, layer.forward, model.config, precision)
+        layer.forward = partial(_forward, layer, layer.forward, model.config, precisions)
     return True
 
 
@@ -81,9 +88,9 @@ def _library(precision: torch.dtype) -> Any:
 
 
 def _forward(
-    layer: Any, forward: Any, config: Any, precision: torch.dtype, hidden_states: Tensor, *,
-    position_embeddings: tuple[Tensor, Tensor], position_ids: Tensor, past_key_values: Any = None,
-    **others: Any,
+    layer: Any, forward: Any, config: Any, precisions: tuple[torch.dtype, torch.dtype],
+    hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], position_ids: Tensor,
+    past_key_values: Any = None, **others: Any,
 ) -> Tensor:  # fmt: skip
     """In place of `layer.forward`, for hidden states (B, T, D)."""
     if past_key_values is not None:
@@ -98,7 +105,7 @@ def _forward(
         hidden_states.flatten(0, 1), layer.input_layernorm.weight,
         torch.cat([part.weight for part in parts]), *norms, attention.o_proj.weight,
         layer.post_attention_layernorm.weight, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-        mlp.down_proj.weight, _Row(config, attention.head_dim, thread_lengths(positions), angles, precision),
+        mlp.down_proj.weight, _Row(config, attention.head_dim, thread_lengths(positions), angles, precisions),
     ).view(shape)  # fmt: skip
 
 
@@ -113,8 +120,11 @@ class _Attention(ctypes.Structure):
 class _Row:
     """What a layer's pass over a row has beside hidden states and weights."""
 
-    def __init__(self, config: Any, d: int, lengths: list[int], angles: list[Tensor], precision: torch.dtype):
-        self.call, self.precision, self.epsilon = _library(precision), precision, config.rms_norm_eps
+    def __init__(
+        self, config: Any, d: int, lengths: list[int], angles: list[Tensor],
+        precisions: tuple[torch.dtype, torch.dtype],
+    ):  # fmt: skip
+        (self.precision, self.of_gradients), self.epsilon = precisions, config.rms_norm_eps
         self.heads, self.groups, self.d = config.num_attention_heads, config.num_key_value_heads, d
         self.threads, self.most = len(lengths), max(lengths)
         self.starts, self.angles = torch.tensor([0, *lengths]).cumsum(0), angles
@@ -137,7 +147,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, norm, projection, query_norm, key_norm, output, mlp_norm, gate_up, down, row):
-        call, (length, width) = row.call, hidden.shape
+        call, (length, width) = _library(row.precision), hidden.shape
         hidden = hidden.contiguous()
         projection, output, gate_up, down = (x.to(row.precision) for x in (projection, output, gate_up, down))
         inverse, mlp_inverse = hidden.new_empty(2, length)
@@ -152,26 +162,27 @@ class _Layer(torch.autograd.Function):
         inner = output.new_empty(length, down.shape[1])
         call.apr_swiglu(*inner.shape, *_at(gated, inner))
         ctx.row = row
-        ctx.save_for_backward(norm, projection, query_norm, key_norm, output, mlp_norm, gate_up, down,
-                              hidden, inverse, normed, projected, attended,
-                              middle, mlp_inverse, mlp_normed, gated, inner)  # fmt: skip
+        ctx.save_for_backward(norm, query_norm, key_norm, mlp_norm, hidden, inverse, middle, mlp_inverse,
+                              projection, output, gate_up, down,
+                              normed, projected, attended, mlp_normed, gated, inner)  # fmt: skip
         return (inner @ down.t()).float().add_(middle)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        (norm, projection, query_norm, key_norm, output, mlp_norm, gate_up, down, hidden, inverse, normed,
-         projected, attended, middle, mlp_inverse, mlp_normed, gated, inner) = ctx.saved_tensors
-        row, call, shape = ctx.row, ctx.row.call, hidden.shape
+        norm, query_norm, key_norm, mlp_norm, hidden, inverse, middle, mlp_inverse = ctx.saved_tensors[:8]
+        row, call, shape = ctx.row, _library(ctx.row.of_gradients), hidden.shape
+        operands = (x.to(row.of_gradients) for x in ctx.saved_tensors[8:])
+        projection, output, gate_up, down, normed, projected, attended, mlp_normed, gated, inner = operands
         total = grad.clone(memory_format=torch.contiguous_format)  # of the residual stream, from end to start
-        above = grad.to(row.precision)
+        above = grad.to(row.of_gradients)
         down_grad, inner_grad = above.t() @ inner, above @ down
         gated_grad = torch.empty_like(gated)
         call.apr_swiglu_backward(*inner.shape, *_at(gated, inner_grad, gated_grad))
         gate_up_grad, normed_grad = gated_grad.t() @ mlp_normed, gated_grad @ gate_up
         norm_grads = norm.new_zeros(2, len(norm))
         call.apr_norm_backward(*shape, *_at(middle, mlp_norm, mlp_inverse, normed_grad, total, norm_grads[1]))
-        above = total.to(row.precision)
+        above = total.to(row.of_gradients)
         output_grad, attended_grad = above.t() @ attended, above @ output
         projected_grad = torch.empty_like(projected)
         turns = [None if x is None else torch.zeros_like(x) for x in (query_norm, key_norm)]

@@ -23,8 +23,8 @@ Where this is not the paper's GRPO, or the paper is silent and its code decides 
 - A parent is one sequence that goes on after its spawn; the reference code trains its prefix once more
   after each join.
 - The sampler's log-probabilities are the old policy's, never recomputed.
-- Weights, optimiser and rollouts are float32 (on a GPU their products are TF32); the learning rate is
-  constant; no weight decay.
+- Weights, optimiser, rollouts and scores are float32 (on a GPU their products are TF32), the products of
+  gradients bfloat16 on processors with units for it; the learning rate is constant; no weight decay.
 - Plain gradient descent (`rl.optimizer`) instead of AdamW: with some thousand rollouts in all, AdamW moves
   every weight by the learning rate, mostly at random, and unlearns arithmetic faster than it learns to spawn.
 - Rollouts of a group whose rewards are all equal have no advantage. They count in the mean over rollouts,

@@ -10,7 +10,7 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
-from apr.training.layers import use_kernels
+from apr.training.layers import quickest, use_kernels
 from apr.training.rl.packing import NOT_SCORED, PackedRow
 from apr.training.rl.update import score
 from apr.training.sharding import before_sharding, gather
@@ -31,7 +31,8 @@ class PackedGRPOTrainer(GRPOTrainer):
         dataset = Dataset.from_dict({"prompt": prompts})
         super().__init__(reward_funcs=_no_reward, train_dataset=dataset, **given)  # type: ignore[arg-type]
         for model in filter(None, (self.model, self.ref_model)):
-            use_kernels(model, torch.float32)  # as the sampler decodes
+            # As the sampler decodes; gradients need not be as exact as the ratio to what it sampled.
+            use_kernels(model, torch.float32, of_gradients=quickest(self.accelerator.device))
         self.remove_callback(PrinterCallback)
         self._sample, self._skeleton = sample, before_sharding(self)
 

@@ -29,7 +29,7 @@ from apr.engine.flops import bfloat16_peak, sizes_of
 from apr.language.tokenizer import load_language
 from apr.language.vocabulary import BaseVocabulary
 from apr.training.checkpoint import merge_adapters, save_checkpoint
-from apr.training.layers import bfloat16_units, use_kernels
+from apr.training.layers import quickest, use_kernels
 from apr.training.sft.base import starting_model
 from apr.training.sft.data import RowCollator, Threads, pack_rows, read_threads
 from apr.training.sft.pace import Pace
@@ -135,9 +135,9 @@ def _after_steps(amounts: list[int], rows_per_step: int) -> list[int]:
 
 def _precision(params: Params) -> torch.dtype:
     """Of the operands of matrix products: `sft.precision`."""
-    quick = resolve_device(params.engine.device).type == "cuda" or bfloat16_units()
-    chosen = {"auto": "bfloat16" if quick else "float32"}.get(params.sft.precision, params.sft.precision)
-    return torch.bfloat16 if chosen == "bfloat16" else torch.float32
+    if params.sft.precision == "auto":
+        return quickest(resolve_device(params.engine.device))
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[params.sft.precision]
 
 
 def _config(params: Params, work: Path, steps: int, seed: int, bfloat16: bool) -> SFTConfig:
