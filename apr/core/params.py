@@ -70,7 +70,7 @@ class TraceMethod(Section):
     """Drop problems that no candidate solves."""
     condition_share: Share = 0.5
     """Share of root prompts that carry the budget condition."""
-    cut_share: Share = 0.5
+    cut_share: Share = 0.75
     """Serial methods: share of the conditioned traces that are asked for fewer tokens than they need, and
     give up there."""
 
