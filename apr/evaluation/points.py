@@ -25,7 +25,7 @@ Phase = Literal["sft", "rl", "solver"]
 class ModelId(NamedTuple):
     """What is evaluated: a method's model after SFT, a policy's after RL, or a method's own solver.
 
-    As text, such as `sft/apr`, it is also the path below the folders of models, evaluations and latencies.
+    As text, such as `sft/apr`, it is also the path below the folders of models and evaluations.
     """
 
     phase: Phase
@@ -55,6 +55,11 @@ def teachers(params: Params) -> list[str]:
     return [name for phase, name in evaluated(params) if phase == "sft" and name in trained]
 
 
+def timed(params: Params) -> list[ModelId]:
+    """The models whose latency is measured: the policies, and the SFT models that they start from."""
+    return [model for model in evaluated(params) if model.phase == "rl" or model.name in teachers(params)]
+
+
 def points(params: Params, model: ModelId) -> list[Point]:
     """Returns the points of a model in ascending order, each once however many sweeps name it.
 
@@ -72,6 +77,11 @@ def points(params: Params, model: ModelId) -> list[Point]:
         named = ", ".join(map(str, evaluated(params)))
         raise ParamsError(f"eval.sweeps: {model} is not allowed; allowed: {named}")
     return sorted(found, key=lambda p: (-1 if p.condition is None else p.condition, *p[1:]))
+
+
+def greedy_points(params: Params, model: ModelId) -> list[Point]:
+    """Those that are decoded greedily; unconditioned if there are none."""
+    return [p for p in points(params, model) if p.temperature == 0] or [Point(None, 0.0, 0)]
 
 
 def first_problems(task: Task, path: Path, count: int) -> list[Problem]:

@@ -54,8 +54,9 @@ class Key(NamedTuple):
         return f"{self.stage}/{self.model}{condition} T={self.temperature:g}{join}"
 
 
-TIMED = ("prefill_seconds", "decode_seconds", "seconds")
-"""Forward passes that read prompts and joined messages; passes that decode; the whole rollout."""
+TIMED = ("prefill_seconds", "decode_seconds", "seconds", "cpu_seconds")
+"""Forward passes that read prompts and joined messages; passes that decode; the whole rollout; what it took
+of this process's CPU time, by all threads, which a busy machine changes least."""
 KEY_COLUMNS = ("model", "stage", "temperature", "condition_amount", "join")
 
 

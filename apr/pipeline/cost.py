@@ -20,7 +20,7 @@ from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_json
 from apr.core.params import Params
 from apr.engine.flops import DEVICES, Device, sizes_of
-from apr.evaluation.points import ModelId, Phase, Point, points
+from apr.evaluation.points import ModelId, Phase, Point, greedy_points, points, timed
 from apr.evaluation.teacher import as_rollout, draw, teacher_points
 from apr.pipeline.plan import load_scale
 from apr.pipeline.stages import jobs
@@ -145,10 +145,12 @@ class Estimate:
         cost = self._decode(self._method(stage, model), at, count)
         return cost._replace(work=cost.decoded, disk=ROLLOUT * count * len(at))
 
-    def _latency(self, stage: Phase, model: str) -> Cost:
-        at = [point for point in points(self.params, ModelId(stage, model)) if point.temperature == 0]
-        at = at or [Point(None, 0.0, 0)]
-        return self._decode(self._method(stage, model), at, 1, self.params.eval.latency_problems)
+    def _latency(self) -> Cost:
+        params = self.params
+        count = params.eval.latency_problems
+        costs = [self._decode(model.method(params), greedy_points(params, model), 1, count)
+                 for model in timed(params)]  # fmt: skip
+        return Cost(*np.sum([Cost(0)[:-1], *(cost[:-1] for cost in costs)], 0))
 
     def _teacher(self, method: str) -> Cost:
         at, count = teacher_points(self.params, method), self.params.eval.problems

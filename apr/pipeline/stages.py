@@ -90,8 +90,8 @@ class Stage(NamedTuple):
 
 EVALUATION = {"problems": "data/problems/test.parquet", "checkpoint": "data/models/{stage}/{model}"}
 DECODING = "task seed problems.max_value grammar traces.methods rl.policies engine eval.problems eval.sweeps"
-MEASURED = ("data/problems", "data/models", "data/eval", "data/latency", "data/teacher", "results/figures",
-            "results/claims.csv")  # fmt: skip
+MEASURED = ("data/problems", "data/models", "data/eval", "data/latency.json", "data/teacher",
+            "results/figures", "results/claims.csv")  # fmt: skip
 DRAWN = "task seed grammar traces.methods rl.policies eval"
 
 STAGES = {stage.name: stage for stage in (
@@ -135,10 +135,9 @@ STAGES = {stage.name: stage for stage in (
         {"out": "data/eval/{stage}/{model}.parquet"}, EVALUATION, each=models, gpu=True,
     ),
     Stage(
-        "prefill and decode seconds of each model, one problem at a time", "latency/{stage}/{model}",
+        "prefill and decode seconds of the models, one problem at a time", "latency",
         "apr.evaluation.latency:measure_latency", f"{DECODING} eval.latency_problems",
-        {"out": "data/latency/{stage}/{model}.json"}, EVALUATION,
-        each=lambda params: [*bases(params), *(its for its in models(params) if its["stage"] == "rl")],
+        {"out": "data/latency.json"}, {"problems": "data/problems/test.parquet", "models": "data/models"},
         gpu=True,
     ),
     Stage(
@@ -151,13 +150,13 @@ STAGES = {stage.name: stage for stage in (
     Stage(
         "the paper's figures and tables", "figures", "apr.results.figures:make_figures", DRAWN,
         {"out": "results/figures", "metrics": "results/metrics.json"},
-        {"evaluations": "data/eval", "latencies": "data/latency", "models": "data/models"},
+        {"evaluations": "data/eval", "latencies": "data/latency.json", "models": "data/models"},
         reads=("data/problems",),
     ),
     Stage(
         "what the paper claims, measured", "claims", "apr.results.claims:make_claims", DRAWN,
         {"out": "results/claims.md"},
-        {"evaluations": "data/eval", "latencies": "data/latency", "teachers": "data/teacher"},
+        {"evaluations": "data/eval", "latencies": "data/latency.json", "teachers": "data/teacher"},
         writes=("results/claims.csv",),
     ),
     Stage(

@@ -6,7 +6,7 @@ the claims from the rows of the evaluations. Anything else ends the run.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from apr.core.errors import DataError
 from apr.core.files import read_json, read_rows, write_json
 from apr.core.params import Params
-from apr.evaluation.points import ModelId, Point, evaluated, point_columns, points, teachers
+from apr.evaluation.points import ModelId, evaluated, greedy_points, point_columns, points, teachers, timed
 from apr.evaluation.results import EVAL_SCHEMA, TIMED, percentiles
 from apr.evaluation.teacher import teacher_points
 from apr.language import Malformed
@@ -54,12 +54,11 @@ def check_results(params: Params, root: Path, out: Path) -> None:
         at, path = points(params, model), data / "eval" / f"{model}.parquet"
         _check_rows(params, path, [(problem, point_columns(params, model, problem, point))
                                    for problem in test for point in at], found)  # fmt: skip
-        if (path := data / "latency" / f"{model}.json").is_file():
-            _check_latency(params, path, at, test[: params.eval.latency_problems], found)
     for method in teachers(params):
         solver, path = ModelId("solver", method), data / "teacher" / f"{method}.parquet"
         _check_rows(params, path, [(problem, point_columns(params, solver, problem, point))
                                    for problem in test for point in teacher_points(params, method)], found)
+    _check_latencies(params, data / "latency.json", test[: params.eval.latency_problems], found)
     if not found.faults:  # figures of broken rows would only repeat what is broken
         _check_numbers(params, data, results, found)
     if found.faults:
@@ -131,29 +130,36 @@ def _wrong_ledger(row: Row, params: Params) -> Iterator[str]:
     return (f"not so: {name}" for name, right in holds.items() if not right)
 
 
-def _check_latency(
-    params: Params, path: Path, at: Sequence[Point], problems: Sequence[Problem], found: _Findings
-) -> None:
-    wanted = [[point.condition, point.join] for point in at if point.temperature == 0] or [[None, "all"]]
-    entries = read_json(path)["conditions"]
-    if [[entry["condition"], entry["join"]] for entry in entries] != wanted:
-        found.faults.append(f"{path}: other conditions than the sweeps'")
-    for entry in entries:
-        where = f"{path}: condition {entry['condition']} join {entry['join']}"
-        if [row["problem_id"] for row in entry["problems"]] != [problem.id for problem in problems]:
-            found.faults.append(f"{where}: other problems than the first {len(problems)}")
-        if any(entry[name] != value for name, value in percentiles(entry["problems"]).items()):
-            found.faults.append(f"{where}: p50 and p95 are not those of its problems")
-        for row in entry["problems"]:
-            prefill, decode, whole = (row[name] for name in TIMED)
-            sound = math.isfinite(whole) and 0 < prefill + decode <= whole * (1 + 1e-9)
-            fault = f"{where}: {row['problem_id']}: {prefill} + {decode} s within {whole} s"
-            found.look("latencies", [fault] * (not sound))
+def _check_latencies(params: Params, path: Path, problems: Sequence[Problem], found: _Findings) -> None:
+    measured, expected = read_json(path)["models"], {str(model): model for model in timed(params)}
+    if measured.keys() != expected.keys():
+        found.faults.append(f"{path}: other models than those that are timed")
+        return
+    for name, model in expected.items():
+        wanted = [[point.condition, point.join] for point in greedy_points(params, model)]
+        entries = measured[name]["conditions"]
+        if [[entry["condition"], entry["join"]] for entry in entries] != wanted:
+            found.faults.append(f"{path}: {name}: other conditions than the sweeps'")
+        for entry in entries:
+            where = f"{path}: {name} condition {entry['condition']} join {entry['join']}"
+            _check_times(where, entry, problems, found)
+
+
+def _check_times(where: str, entry: Mapping[str, Any], problems: Sequence[Problem], found: _Findings) -> None:
+    if [row["problem_id"] for row in entry["problems"]] != [problem.id for problem in problems]:
+        found.faults.append(f"{where}: other problems than the first {len(problems)}")
+    if any(entry[name] != value for name, value in percentiles(entry["problems"]).items()):
+        found.faults.append(f"{where}: p50 and p95 are not those of its problems")
+    for row in entry["problems"]:
+        prefill, decode, whole, cpu = (row[name] for name in TIMED)
+        sound = math.isfinite(whole + cpu) and 0 < prefill + decode <= whole * (1 + 1e-9) and cpu >= 0
+        fault = f"{where}: {row['problem_id']}: {prefill} + {decode} s within {whole} s, {cpu} s of CPU"
+        found.look("latencies", [fault] * (not sound))
 
 
 def _check_numbers(params: Params, data: Path, results: Path, found: _Findings) -> None:
     """CSVs and metrics are those of the rows, and accuracies are shares."""
-    evidence = read_evidence(params, data / "eval", data / "latency", data / "teacher")
+    evidence = read_evidence(params, data / "eval", data / "latency.json", data / "teacher")
     for exhibit in FIGURES:
         _check_csv(results / "figures" / f"{exhibit.name}.csv", exhibit.rows(evidence.fresh()), found)
     _check_csv(results / "claims.csv", [claim_row(claim, evidence) for claim in CLAIMS], found)

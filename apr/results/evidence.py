@@ -122,15 +122,15 @@ def read_evidence(
     """
     paths = [evaluations / f"{model}.parquet" for model in evaluated(params)]
     paths += [solvers / f"{method}.parquet" for method in teachers(params) if solvers]
+    measured = read_json(latencies)["models"] if latencies.is_file() else {}
     timed: dict[Key, Mapping[str, Any]] = {}
     for model in evaluated(params):
-        if (path := latencies / f"{model}.json").is_file():
-            timed |= by_key(model.name, model.phase, read_json(path)["conditions"])
+        timed |= by_key(model.name, model.phase, measured.get(str(model), {}).get("conditions", ()))
     return Evidence(params, read_cells(paths), timed)
 
 
 def by_key(model: str, stage: str, entries: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
-    """Returns the entries of a file of latencies by the cell that each has timed."""
+    """Returns what was timed of a model by the cell that each entry is of."""
     return {Key(model, stage, 0.0, entry["condition"], entry["join"]): entry for entry in entries}
 
 

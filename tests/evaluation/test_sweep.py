@@ -1,5 +1,6 @@
 """Evaluation of a real (untrained) checkpoint, and the verdicts on rollouts written by hand."""
 
+import shutil
 
 import pytest
 
@@ -8,9 +9,9 @@ from apr.core.files import read_json, read_rows, write_rows
 from apr.engine.checkpoint import load_model
 from apr.engine.servers.serve import EngineServer
 from apr.engine.slots import SlotEngine
-from apr.evaluation.latency import measure_latency
+from apr.evaluation.latency import Stopwatch, measure_latency
 from apr.evaluation.points import ModelId, Point, evaluated, points
-from apr.evaluation.results import EVAL_SCHEMA, Key, ledger, percentiles, read_cells
+from apr.evaluation.results import EVAL_SCHEMA, TIMED, Key, ledger, percentiles, read_cells
 from apr.evaluation.sweep import evaluate
 from apr.language.tokenizer import load_language
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
@@ -140,7 +141,7 @@ def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, tiny_param
 
 
 @pytest.mark.parametrize("backend", ["vllm", "sglang"])
-def test_a_server_gives_the_same_greedy_rows(params, tiny_params, world, tmp_path, backend):
+def test_a_server_gives_the_same_greedy_rows(params, tiny_params, world, every, tmp_path, backend):
     evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
     language = load_language(world[1])
     stop_ids = language.syntax.stop_ids
@@ -149,13 +150,17 @@ def test_a_server_gives_the_same_greedy_rows(params, tiny_params, world, tmp_pat
         settings = params.engine.model_dump() | {"backend": backend, "endpoints": [server.url]}
         served = tiny_params(engine=settings)
         evaluate(served, "apr", "sft", *world, tmp_path / "b.parquet")
-        measure_latency(served, "apr", "sft", *world, tmp_path / "c.json")
+        with pytest.raises(ParamsError, match="engine.backend: .* allowed: slots, as servers have one model"):
+            measure_latency(served, world[0], every, tmp_path / "c.json")
+        sweeps = {"one": {"models": ["apr"], "temperatures": [0.0]}}
+        alone = tiny_params(engine=settings, eval={"problems": 4, "latency_problems": 2, "sweeps": sweeps})
+        measure_latency(alone, world[0], every, tmp_path / "c.json")
     greedy = [[row for row in read_rows(tmp_path / name, EVAL_SCHEMA) if row["temperature"] == 0]
               for name in ("a.parquet", "b.parquet")]  # fmt: skip
     assert greedy[0] == greedy[1]
-    timed = read_json(tmp_path / "c.json")
-    first = timed["conditions"][0]["problems"][0]
-    assert timed["costs"] is None and timed["conditions"][0]["modelled"] == {}
+    (served_model,) = read_json(tmp_path / "c.json")["models"].values()
+    first = served_model["conditions"][0]["problems"][0]
+    assert served_model["costs"] is None and served_model["conditions"][0]["modelled"] == {}
     assert first["seconds"] > first["decode_seconds"] > 0 == first["prefill_seconds"]
 
 
@@ -184,23 +189,51 @@ def test_bad_input(params, tiny_params, world, tmp_path):
     assert not (tmp_path / "a.parquet").exists()
 
 
-def test_latency_of_each_greedy_condition(params, world, tmp_path):
-    measure_latency(params, "apr", "sft", *world, tmp_path / "l.json")
+@pytest.fixture
+def every(world, tmp_path):
+    """A folder of models, all of them the same."""
+    for model in ("sft/apr", "rl/apr_max"):
+        shutil.copytree(world[1], tmp_path / "models" / model)
+    return tmp_path / "models"
+
+
+def test_latency_of_each_greedy_condition_of_policies_and_what_they_start_from(
+    params, world, every, tmp_path
+):
+    measure_latency(params, world[0], every, tmp_path / "l.json")
     timed = read_json(tmp_path / "l.json")
-    assert [timed[name] for name in ("model", "stage", "device", "torch_threads")] == ["apr", "sft", "cpu", 1]
-    assert [entry["condition"] for entry in timed["conditions"]] == [None, 2]
-    for entry in timed["conditions"]:
-        assert [row["problem_id"] for row in entry["problems"]] == ["test-0000000", "test-0000001"]
-        for row in entry["problems"]:
-            assert 0 < row["prefill_seconds"] + row["decode_seconds"] <= row["seconds"]
-            assert row["total"] >= row["sequential"] > 0
-        assert list(entry["modelled"]) == ["1", "2", "4", "8", "16"]
-        assert entry["modelled"]["1"] >= entry["modelled"]["16"] > 0
-    assert set(timed["costs"]) == {"decode", "context", "prefill"}
+    assert [timed[name] for name in ("device", "torch_threads", "workers")] == ["cpu", 1, 1]
+    conditions = {name: [entry["condition"] for entry in its["conditions"]]
+                  for name, its in timed["models"].items()}  # fmt: skip
+    assert conditions == {"rl/apr_max": [3], "sft/apr": [None, 2]}
+    for its in timed["models"].values():
+        assert set(its["costs"]) == {"decode", "context", "prefill"}
+        assert list(its["costs"]["decode"]) == ["1", "2", "4"], "of 8 slots, as many as a problem has threads"
+        for entry in its["conditions"]:
+            assert [row["problem_id"] for row in entry["problems"]] == ["test-0000000", "test-0000001"]
+            for row in entry["problems"]:
+                assert 0 < row["prefill_seconds"] + row["decode_seconds"] <= row["seconds"]
+                assert row["cpu_seconds"] > 0 and row["total"] >= row["sequential"] > 0
+            assert list(entry["modelled"]) == ["1", "2", "4", "8", "16"]
+            assert entry["modelled"]["1"] >= entry["modelled"]["16"] > 0
+
+
+def test_all_models_are_timed_problem_by_problem(params, world, every, tmp_path, monkeypatch):
+    asked, decode = [], Stopwatch.decode
+
+    def record(watch, point, problem):
+        asked.append((problem.id[-1], watch.model.name, point.condition))
+        return decode(watch, point, problem)
+
+    monkeypatch.setattr(Stopwatch, "decode", record)
+    measure_latency(params, world[0], every, tmp_path / "l.json")
+    each = [("apr_max", 3), ("apr", None), ("apr", 2)]
+    assert asked[:2] == [("0", "apr_max", 3), ("0", "apr", None)], "loads what is loaded lazily"
+    assert asked[2:] == [(problem, *one) for problem in "01" for one in each]
 
 
 def test_percentiles_interpolate():
-    rows = [{"prefill_seconds": 0.0, "decode_seconds": 2.0 * i, "seconds": float(i)} for i in range(1, 5)]
+    rows = [dict(zip(TIMED, (0.0, 2.0 * i, float(i), 1.0), strict=True)) for i in range(1, 5)]
     found = percentiles(rows)
-    assert found["p50"] == {"prefill_seconds": 0.0, "decode_seconds": 5.0, "seconds": 2.5}
-    assert found["p95"] == pytest.approx({"prefill_seconds": 0.0, "decode_seconds": 7.7, "seconds": 3.85})
+    assert found["p50"] == dict(zip(TIMED, (0.0, 5.0, 2.5, 1.0), strict=True))
+    assert found["p95"] == pytest.approx(dict(zip(TIMED, (0.0, 7.7, 3.85, 1.0), strict=True)))

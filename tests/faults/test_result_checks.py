@@ -137,6 +137,7 @@ def test_a_test_problem_among_the_training_problems_is_found(check, results):
     [
         (lambda entry: entry["problems"][1].update(decode_seconds=1e9), "+ 1000000000.0 s within"),
         (lambda entry: entry["problems"][1].update(seconds=float("nan")), "s within nan s"),
+        (lambda entry: entry["problems"][1].update(cpu_seconds=-1.0), "s, -1.0 s of CPU"),
         (lambda entry: entry["problems"].pop(), "other problems than the first"),
         (lambda entry: entry["problems"].reverse(), "other problems than the first"),
         (lambda entry: entry.update(join="some"), "other conditions than the sweeps'"),
@@ -144,9 +145,9 @@ def test_a_test_problem_among_the_training_problems_is_found(check, results):
     ],
 )
 def test_a_changed_latency_is_found(check, results, edit, said):
-    path = results / "data/latency/sft/apr.json"
+    path = results / "data/latency.json"
     measured = read_json(path)
-    edit(measured["conditions"][0])
+    edit(measured["models"]["sft/apr"]["conditions"][0])
     write_json(path, measured)
     with pytest.raises(DataError, match=re.escape(said)):
         check()

@@ -75,7 +75,7 @@ def write():
 @pytest.fixture(scope="session")
 def artefacts(params, tmp_path_factory):
     """Every evaluation, latency and training metric that the sweeps of params.yaml name, in a folder."""
-    folder = tmp_path_factory.mktemp("data")
+    folder, latencies = tmp_path_factory.mktemp("data"), {}
     for stage, model in evaluated(params):
         write_job(params, folder, stage, model, plausible(stage, model))
         greedy = [point for point in points(params, ModelId(stage, model)) if point.temperature == 0]
@@ -86,6 +86,7 @@ def artefacts(params, tmp_path_factory):
              "problems": [{"seconds": 0.3 + 0.01 * i + 0.02 * (point.condition or 6)} for i in range(20)]}
             for point in greedy
         ]  # fmt: skip
-        write_json(folder / "latency" / stage / f"{model}.json", {"conditions": entries})
+        latencies[f"{stage}/{model}"] = {"conditions": entries}
         write_json(folder / "models" / stage / model / "metrics.json", {"loss": 0.25, "reward": 0.5})
+    write_json(folder / "latency.json", {"models": latencies})
     return folder

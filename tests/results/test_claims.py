@@ -157,7 +157,7 @@ def made(params, artefacts, row, tmp_path_factory):
         rows = [row(method, "solver", problem, point, "children")
                 for problem in range(params.eval.problems) for point in points]  # fmt: skip
         write_rows(folder / "teacher" / f"{method}.parquet", rows, EVAL_SCHEMA)
-    return artefacts / "eval", artefacts / "latency", folder / "teacher", folder / "claims.md"
+    return artefacts / "eval", artefacts / "latency.json", folder / "teacher", folder / "claims.md"
 
 
 def test_the_table_and_the_readme(params, made, tmp_path):

@@ -45,8 +45,8 @@ def values(rows, *names):
 @pytest.fixture(scope="module")
 def made(params, artefacts, tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
-    data = {name: artefacts / name for name in ("latency", "models")}
-    make_figures(params, artefacts / "eval", data["latency"], data["models"], out / "figures", out / "m.json")
+    data = [artefacts / name for name in ("eval", "latency.json", "models")]
+    make_figures(params, *data, out / "figures", out / "m.json")
     return out
 
 
@@ -56,7 +56,7 @@ def test_all_figures_are_written_thrice(made):
 
 
 def test_figures_are_the_same_bytes_again(params, artefacts, made, tmp_path):
-    found = read_evidence(params, artefacts / "eval", artefacts / "latency")
+    found = read_evidence(params, artefacts / "eval", artefacts / "latency.json")
     for exhibit in (FIGURES[0], FIGURES[4], FIGURES[6]):
         write_exhibit(exhibit, found, tmp_path)
     for path in tmp_path.iterdir():
@@ -252,8 +252,8 @@ def test_few_points_and_no_success_still_make_every_figure(write, tmp_path):
         path = tmp_path / "models" / stage / model
         path.mkdir(parents=True)
         (path / "metrics.json").write_text('{"loss": 1.5, "reward": 0}')
-    make_figures(params, tmp_path / "eval", tmp_path / "latency", tmp_path / "models", tmp_path / "figures",
-                 tmp_path / "metrics.json")  # fmt: skip
+    read = [tmp_path / name for name in ("eval", "latency.json", "models")]
+    make_figures(params, *read, tmp_path / "figures", tmp_path / "metrics.json")
     assert len(list((tmp_path / "figures").iterdir())) == 3 * len(FIGURES)
     assert read_json(tmp_path / "metrics.json")["sft_apr_accuracy_greedy"] == 0
 
@@ -271,6 +271,6 @@ def test_metrics_are_flat_and_paired(params, made):
 
 def test_a_missing_evaluation_is_named(params, artefacts, tmp_path):
     with pytest.raises(DataError, match=r"rl/apr.parquet: no such file"):
-        make_figures(params, tmp_path, artefacts / "latency", artefacts / "models", tmp_path / "f",
+        make_figures(params, tmp_path, artefacts / "latency.json", artefacts / "models", tmp_path / "f",
                      tmp_path / "m.json")  # fmt: skip
     assert not (tmp_path / "f").exists()

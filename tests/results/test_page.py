@@ -142,7 +142,7 @@ def test_rollouts_are_as_evaluated_or_say_that_they_are_not(made, cases):
     notes = [rollout["note"] for case in cases for rollout in case["rollouts"]]
     assert set(notes) == {""}
     params, data = load_scale("default", made.path), made.path / "data"
-    evidence = read_evidence(params, data / "eval", data / "latency")
+    evidence = read_evidence(params, data / "eval", data / "latency.json")
     for key, cell in evidence.cells.items():
         cell.columns["prompt"][:] += key.stage == "rl"
     problems = read_problems(open_task(params), data / "problems/test.parquet")

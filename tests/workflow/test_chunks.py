@@ -111,18 +111,18 @@ def test_chunks_on_fresh_machines_make_what_one_run_makes(tmp_path, without):
     seconds = (machines[2].path / "data/models/sft/apr.seconds.jsonl").read_text().splitlines()
     assert len(pace) >= 5 and seconds[: len(pace)] == pace, "with its speeds"
 
-    faults = {"latency": "raise RuntimeError('broken')", "teacher": "import os; os.kill(os.getpid(), 9)"}
-    for name, fault in faults.items():
-        path, start = machines[3].path / f"apr/evaluation/{name}.py", "    task = open_task"
+    faults = {"latency": ("    engine, named =", "raise RuntimeError('broken')"),
+              "teacher": ("    task = open_task", "import os; os.kill(os.getpid(), 9)")}  # fmt: skip
+    for name, (start, fault) in faults.items():
+        path = machines[3].path / f"apr/evaluation/{name}.py"
         path.write_text(path.read_text().replace(start, f"    {fault}\n{start}", 1))
     jobs, last, errors = chunk(machines[3], carry, 20)
     assert "sft/apr" not in jobs and "rl/apr" in jobs, "only RL went on"
     assert hashes(machines[3]).items() >= expected.items()
     assert not (machines[3].path / "data/models/rl/apr.work").exists()
-    broken = [jobs[name]["error"] for name in ("latency/sft/apr", "latency/rl/apr", "teacher/apr")]
-    assert broken == ["RuntimeError: broken", "RuntimeError: broken", "exit code -9"]
-    assert errors == ("apr: error: latency/sft/apr, latency/rl/apr, teacher/apr failed; "
-                      "what was done is packed\n")  # fmt: skip
+    broken = [jobs[name]["error"] for name in ("latency", "teacher/apr")]
+    assert broken == ["RuntimeError: broken", "exit code -9"]
+    assert errors == "apr: error: latency, teacher/apr failed; what was done is packed\n"
     assert jobs["evaluate/rl/apr"]["points"][0]["temperature"] == 1.0
     made = ["sft/apr", "rl/apr", "evaluate/rl/apr", "evaluate/sft/apr"]
     assert last["carried"] == made and "figures" in last["left"] and "figures" not in jobs

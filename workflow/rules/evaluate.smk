@@ -27,26 +27,22 @@ rule evaluate:
 
 rule latency:
     input:
-        made(
-            "latency/{stage}/{model}",
-            "<data>/problems/test.parquet",
-            "<data>/models/{stage}/{model}/recipe.json",
-        ),
-        recipe=recipe("latency/{stage}/{model}"),
+        made("latency", *PLAN.jobs["latency"].upstream.values()),
+        recipe=recipe("latency"),
     output:
-        "<data>/latency/{stage}/{model}.json",
-        "<data>/latency/{stage}/{model}.json.recipe",
+        "<data>/latency.json",
+        "<data>/latency.json.recipe",
     log:
-        "<logs>/latency/{stage}/{model}.log",
+        "<logs>/latency.log",
     benchmark:
-        "<logs>/latency/{stage}/{model}.tsv"
-    # Claims every core so that nothing else runs beside it (it still computes with engine.torch_threads), but
-    # at the smoke scale, whose timings mean nothing.
+        "<logs>/latency.tsv"
+    # Claims every core so that nothing else runs beside it (it still computes with engine.workers), but at the smoke
+    # scale, whose timings mean nothing.
     threads: 1 if PLAN.scale == "smoke" else workflow.cores
     resources:
         gpu=GPU,
     shell:
-        "python -m apr run latency/{wildcards.stage}/{wildcards.model} --recipe {input.recipe:q} > {log:q} 2>&1"
+        "python -m apr run latency --recipe {input.recipe:q} > {log:q} 2>&1"
 
 
 rule teacher:

@@ -12,7 +12,7 @@ from apr.results.render import render
 
 START, END = "<!-- claims -->\n", "<!-- /claims -->\n"
 NUMBERS = ("value", "low", "high", "threshold", "paper")
-FOLDERS = ("eval", "latency", "teacher")
+FOLDERS = ("eval", "latency.json", "teacher")
 FORMATS = {"percentage points": (100, "+.1f"), "ratio": (1, ".2f"), "Spearman": (1, ".2f"),
            "%": (100, ".1f"), "children": (1, "+.2f")}  # fmt: skip
 """By unit: the factor and the format in which it is printed."""

@@ -23,8 +23,8 @@ def make_figures(
 ) -> None:
     """Writes ``<name>.{svg,png,csv}`` for each of `FIGURES` into the directory `out`, and the file `metrics`.
 
-    Reads ``evaluations/<stage>/<model>.parquet`` and ``latencies/<stage>/<model>.json``, and nothing of
-    `models` but the metrics of training. What no sweep decoded is left out and named in the caption.
+    Reads ``evaluations/<stage>/<model>.parquet``, the file `latencies`, and nothing of `models` but the
+    metrics of training. What no sweep decoded is left out and named in the caption.
     Raises `DataError` if an evaluation is missing or broken, or if nothing of a figure was measured.
     """
     evidence = read_evidence(params, evaluations, latencies)

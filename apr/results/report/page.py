@@ -56,7 +56,7 @@ def make_report(params: Params, root: Path, out: Path) -> None:
     missing or broken; a policy whose training kept no rollouts is left out of the viewer.
     """
     data, results, models = root / "data", root / "results", root / "data" / "models"
-    evidence = read_evidence(params, data / "eval", data / "latency")
+    evidence = read_evidence(params, data / "eval", data / "latency.json")
     task = open_task(params)
     cases = problem_cases(evidence, read_problems(task, data / "problems/test.parquet"), models)
     cases += training_cases(params, read_problems(task, data / "problems/validation.parquet"), models)
