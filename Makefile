@@ -9,7 +9,7 @@ READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run claims test lint status plan
+.PHONY: run claims test lint status plan models animation
 
 run: $(READY)
 	python -m snakemake --cores $(CORES) --config scale=$(SCALE) record=false
@@ -24,6 +24,12 @@ status: $(READY)
 
 plan: $(READY)
 	python -m apr plan --scale $(SCALE)
+
+models: $(READY)
+	python -m apr publish --to . --only rl/apr --only sft/sos_plus
+
+animation: $(READY)
+	python -m workflow.animate
 
 test: $(READY)
 	python -m pytest -n 2 --dist worksteal

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apr.cli import inspect
+from apr.cli.publish import add_demo_arguments, add_publish_arguments, demo, publish
 from apr.cli.serve import serve
 from apr.cli.solve import add_arguments, solve
 from apr.core.arguments import Parser, typed
@@ -85,6 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     chunk.add_arguments(add_verb(verbs, chunk.chunk))
     add_arguments(add_verb(verbs, solve))
+    add_publish_arguments(add_verb(verbs, publish))
+    verb = verbs.add_parser("demo", **describe(demo))
+    verb.set_defaults(run=demo)
+    add_demo_arguments(verb)
     return parser
 
 

@@ -3,10 +3,11 @@
 import argparse
 import time
 
+from apr.cli.publish import PARALLEL, own_model, own_params
 from apr.core.arguments import typed
 from apr.core.errors import ParamsError
 from apr.core.settings import Natural, Positive, Seed, Temperature
-from apr.pipeline.plan import load_scale
+from apr.pipeline.plan import DEFAULT_SCALE, load_scale
 
 COLOURS = {"running": "yellow", "waiting": "blue", "done": "green"}
 EVERY = 0.05
@@ -31,7 +32,9 @@ def solve(args: argparse.Namespace) -> int:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    params, language = load_scale(args.scale), load_language(args.model)
+    checkpoint = args.model or own_model(PARALLEL)
+    own = not args.model and args.scale == DEFAULT_SCALE
+    params, language = own_params(checkpoint) if own else load_scale(args.scale), load_language(checkpoint)
     task = open_task(params, language)
     problem = task.read(args.problem)
     if args.children is not None and args.tokens is not None:
@@ -46,7 +49,7 @@ def solve(args: argparse.Namespace) -> int:
     prompt = prompt_of(task, problem, condition)
     request = Request("solve/0", prompt, args.temperature, args.seed, args.join)
     console = Console()
-    with open_decoder(params, language, args.model) as decoder:
+    with open_decoder(params, language, checkpoint) as decoder:
         orchestrator = orchestrate(params, language, decoder)
         with Live(console=console, auto_refresh=False, transient=False) as live:
             drawn = 0.0
@@ -95,7 +98,8 @@ def picture(threads, language, width: int):
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("problem", help='numbers, an arrow, and a target: "3 5 9 12 -> 27"')
-    verb.add_argument("--model", required=True, metavar="PATH", help="checkpoint directory")
+    verb.add_argument("--model", metavar="PATH",
+                      help=f"checkpoint directory (default: {PARALLEL}, which comes with this project)")
     verb.add_argument("--children", type=typed(Natural),
                       help="ask for this many children (a model trained on apr)")
     verb.add_argument("--tokens", type=typed(Positive), help="ask for this budget of tokens (a serial model)")

@@ -4,13 +4,13 @@ import json
 import random
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
+from apr.cli.publish import PARALLEL, SERIAL, own_params
 from apr.core.errors import CheckpointError
 from apr.core.seeds import derive_seed
 from apr.engine.interface import Segment
@@ -31,9 +31,10 @@ from apr.tasks.countdown.solvable import solvable
 from apr.tasks.problems import draw_problems
 from apr.training.checkpoint import new_model, save_checkpoint
 from tests.chromium import CHROMIUM, open_browser
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium; on Debian: apt-get install chromium")
-MODELS = Path("models")
+MODELS = ROOT / "models"
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +128,17 @@ def test_the_pipeline_makes_the_page(made, browser):
 
 
 @pytest.mark.skipif(not MODELS.is_dir(), reason="no trained models in models/")
-def test_all_tokens_of_two_hundred_problems_are_the_engines(params, browser, tmp_path):
-    paths = [MODELS / "apr", MODELS / "sos_plus"]
-    make_demo(params, *paths, tmp_path / "demo.html")
+@pytest.mark.parametrize("lane, model", enumerate((PARALLEL, SERIAL)))
+def test_all_tokens_of_two_hundred_problems_are_the_engines(browser, tmp_path, lane, model):
+    params = own_params(MODELS / model)
+    make_demo(params, MODELS / PARALLEL, MODELS / SERIAL, tmp_path / "demo.html")
     browser.open(tmp_path / "demo.html")
     task = open_task(params)
-    for lane, path in enumerate(paths):
-        requests = requests_of(task, 200)
-        assert decoded_by_page(browser, lane, requests) == decoded_by_engine(params, path, requests), path
-    for more in ({"children": 10, "join": "any"}, {"temperature": 1.0}):
-        requests = requests_of(task, 10, **more)
-        assert decoded_by_page(browser, 0, requests) == decoded_by_engine(params, paths[0], requests), more
+    more = [(20, {"temperature": 1.0})] + [(20, {"children": 10, "join": "any"})] * (model == PARALLEL)
+    for count, asked in [(200, {}), *more]:
+        requests = requests_of(task, count, **asked)
+        wanted = decoded_by_engine(params, MODELS / model, requests)
+        assert decoded_by_page(browser, lane, requests) == wanted, asked
 
 
 SPAWNS = ["spawn #2 27 :1 3 #1 27 run", "spawn #1 27 5 run", "spawn #3 1 #2 2 #1 3 run"]

@@ -36,6 +36,8 @@ ELSEWHERE = {
     "snakemake --profile": CLUSTERS, "dvc remote": PULLED, "dvc push": PULLED,
     "accelerate launch": PROCESSES,
     "apr serve": "tests/engine/test_remote.py: def test_greedy_over_http_is_greedy_at_home",
+    "apr demo": "tests/cli/test_publish_verbs.py: def test_without_a_model_those_of_the_project_are_taken",
+    "python -m apr publish": "tests/results/test_publish.py: def folders",
     "apr solve": "tests/cli/test_solve.py: def test_a_problem_is_decoded_and_judged",
 }
 """Beginnings of commands, and what runs them with other values."""
@@ -43,7 +45,8 @@ NEEDS = {
     "make run SCALE=seed1": "an hour", "make run SCALE=seed2": "an hour",
     "snakemake --cores all --config scale=gpu": "a GPU", "python -m benchmarks.decode": "a GPU",
     "vllm serve": "vLLM and a GPU",
-    "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster", "hf download": "a network",
+    "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster", "make models": "a run of the default scale",
+    "make animation": "a run of the default scale", "hf upload": "an account", "hf download": "a network",
 }
 
 
