@@ -5,11 +5,12 @@ SCALE ?= default
 CORES ?= $(shell env -u OMP_NUM_THREADS nproc)
 BIN := .venv/bin
 READY := .venv/ready
+SITE := .venv/site/bin
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run claims test lint status plan models animation
+.PHONY: run claims test lint status plan models animation site
 
 run: $(READY)
 	python -m snakemake --cores $(CORES) --config scale=$(SCALE) record=false
@@ -30,6 +31,11 @@ models: $(READY)
 
 animation: $(READY)
 	python -m workflow.animate
+
+site: $(READY)
+	test -x $(SITE)/mkdocs || (python -m venv .venv/site && $(SITE)/pip install --quiet mkdocs-material==9.8.1)
+	python -m workflow.site
+	NO_MKDOCS_2_WARNING=1 $(SITE)/mkdocs build --quiet --strict
 
 test: $(READY)
 	python -m pytest -n 2 --dist worksteal

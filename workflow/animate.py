@@ -1,6 +1,6 @@
 """The README's animation: the demo solves a problem, photographed in Chromium every few steps.
 
-    python -m workflow.animate [--page data/demo.html] [--out docs/demo.gif] ["3 5 9 12 -> 27"] [--children 6]
+    python -m workflow.animate [--page data/demo.html] [--out docs/demo.gif] ["4 7 9 18 -> 37"] [--children 6]
 """
 
 import argparse
@@ -24,7 +24,7 @@ COLOURS = 40
 STYLE = """header, details, .buttons, .transport, .hint, .about { display: none !important }
 #panes { min-height: 0 !important; grid-template-columns: minmax(0, 1fr) 260px !important }
 main { padding: 0 12px 12px !important } form { border: 0 !important; padding: 0 !important }
-body { background: #fff !important }"""
+body { background: #fff !important } * { transition: none !important }"""
 PREPARE = """(([style, numbers, target, children]) => {
   document.head.append(Object.assign(document.createElement("style"), { textContent: style }));
   fill({ numbers, target });
@@ -72,7 +72,7 @@ def write_animation(pictures: list[Image.Image], out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("problem", nargs="?", default="3 5 9 12 -> 27")
+    parser.add_argument("problem", nargs="?", default="4 7 9 18 -> 37")
     parser.add_argument("--children", type=int)
     parser.add_argument("--page", type=Path, default=Path("data/demo.html"))
     parser.add_argument("--out", type=Path, default=Path("docs/demo.gif"))

@@ -45,8 +45,9 @@ NEEDS = {
     "make run SCALE=seed1": "an hour", "make run SCALE=seed2": "an hour",
     "snakemake --cores all --config scale=gpu": "a GPU", "python -m benchmarks.decode": "a GPU",
     "vllm serve": "vLLM and a GPU",
-    "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster", "make models": "a run of the default scale",
-    "make animation": "a run of the default scale", "hf upload": "an account", "hf download": "a network",
+    "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster",
+    "make models": "a run of the default scale", "make animation": "a run of the default scale",
+    "make site": "a network, for MkDocs", "hf upload": "an account", "hf download": "a network",
 }
 
 
