@@ -110,6 +110,10 @@ class Lora(Section):
     alpha: Positive = 32
 
 
+ReportTo = Literal["none", "tensorboard"]
+"""What shows the curves of a training while it runs, besides its `log.jsonl`."""
+
+
 class Sft(Section):
     """Supervised training (paper: AdamW, lr 5e-5, batch 256, 19k steps)."""
 
@@ -138,6 +142,7 @@ class Sft(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the operands of matrix products; weights are float32. `auto` is bfloat16 on GPUs, and on processors
     that have units for it."""
+    report_to: ReportTo = "none"
 
 
 class Policy(Section):
@@ -189,6 +194,7 @@ class Rl(Section):
     servers: RolloutServers | None = None
     """Null decodes rollouts in the training process."""
     checkpoint_steps: Positive = 5
+    report_to: ReportTo = "none"
 
 
 class Engine(Section):

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from apr.core.errors import AprError
 from apr.core.params import Rl
 from apr.core.progress import Meter
+from apr.training.curves import Curves
 from apr.training.rl.sampling import Sampler
 
 FIGURES = {"kl": "kl", "clip_ratio/region_mean": "clip_share", "grad_norm": "grad_norm", "loss": "loss"}
@@ -22,7 +23,8 @@ tokens whose probability has collapsed."""
 
 
 class StepLog(TrainerCallback):
-    """Appends a line to `path` after the last update of each step, and to `seconds`, which is no artefact.
+    """Appends a line to `path` after the last update of each step, and to `seconds`, which is no artefact;
+    its numbers go to `curves` too.
 
     Keys: step (from 1), reward, accuracy, children, total_tokens, sequential_tokens (means over rollouts),
     malformed, truncated (shares of threads), entropy (of the policy that sampled: minus the mean
@@ -34,8 +36,10 @@ class StepLog(TrainerCallback):
     Raises `AprError` if a loss or a gradient is not finite.
     """
 
-    def __init__(self, path: Path, seconds: Path, sampler: Sampler, meter: Meter, rl: Rl):
+    def __init__(self, path: Path, seconds: Path, sampler: Sampler, meter: Meter, rl: Rl,
+                 curves: Curves):  # fmt: skip
         self._path, self._seconds, self._sampler, self._meter = path, seconds, sampler, meter
+        self._curves = curves
         self._inner_updates, self._prompts = rl.inner_updates, rl.prompts
         self._most = EXPLODED * rl.max_grad_norm
         self._updates: list[dict[str, float]] = []
@@ -46,6 +50,7 @@ class StepLog(TrainerCallback):
         kept = [line for line in read_log(self._path) if line["step"] <= done]
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._seconds.touch()
+        self._curves.begin(done)
         self._exploded = sum(line["exploded_updates"] for line in kept)
 
     def on_step_begin(self, args, state, control, **_):
@@ -73,6 +78,7 @@ class StepLog(TrainerCallback):
         for path, written in ((self._path, line), (self._seconds, seconds)):
             with path.open("a") as file:
                 file.write(json.dumps(written) + "\n")
+        self._curves.write(line)
         self._exploded += line["exploded_updates"]
         said = f"reward {line['reward']:.3f} children {line['children']:.1f}"
         said += f" exploded updates {self._exploded}" if self._exploded else ""

@@ -52,6 +52,7 @@ from apr.language.tokenizer import load_language
 from apr.tasks import open_task
 from apr.tasks.problems import read_problems
 from apr.training.checkpoint import load_trainable, merge_adapters, save_checkpoint
+from apr.training.curves import Curves
 from apr.training.rl.log import StepLog, read_log, summary
 from apr.training.rl.nccl import check_nccl, nccl_options
 from apr.training.rl.sampling import Sampler, draw_problems, steps_of
@@ -89,6 +90,7 @@ def train_rl(
     work = out.with_name(f"{out.name}.work")
     served = ServedPolicy(params, language, checkpoint, work / "served") if params.rl.servers else None
     sampler, steps = Sampler(params, policy, language, drawn, served), steps_of(params, policy)
+    curves = Curves(params.rl.report_to, out)
     config, lora = trainer_config(params, policy, work), params.rl.lora
     with config.main_process_first(local=False):
         resume_from = open_work(work, run_identity(params, policy, [problems, validation], checkpoint))
@@ -108,7 +110,7 @@ def train_rl(
             requests, trainer.whole()), params.rl.inner_updates, steps)  # fmt: skip
         trainer.add_callback(snapshots)
         logs = [work / name if rank() == 0 else Path(os.devnull) for name in ("log.jsonl", "seconds.jsonl")]
-        trainer.add_callback(StepLog(logs[0], logs[1], sampler, meter, params.rl))
+        trainer.add_callback(StepLog(logs[0], logs[1], sampler, meter, params.rl, curves))
         trainer.train(resume_from_checkpoint=resume_from)
     model = trainer.whole(first_only=True)
     if rank() > 0:

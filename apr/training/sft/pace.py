@@ -8,21 +8,25 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from apr.core.progress import Meter
+from apr.training.curves import Curves
 
 
 class Pace(TrainerCallback):
     """Appends `step`, `tokens_per_second` and, on a device whose `peak` FLOP/s are known, `peak_share` to
-    `path`, unless that is None; `tokens` and `flops` are those of the first 0, 1, 2, ... steps."""
+    `path`, unless that is None, and what is logged to `curves`; `tokens` and `flops` are those of the first
+    0, 1, 2, ... steps."""
 
     def __init__(
-        self, title: str, path: Path | None, tokens: Sequence[int], flops: Sequence[float], peak: float | None
-    ):
+        self, title: str, path: Path | None, curves: Curves, tokens: Sequence[int], flops: Sequence[float],
+        peak: float | None,
+    ):  # fmt: skip
         self._title, self._path, self._tokens, self._flops, self._peak = title, path, tokens, flops, peak
-        self._note = ""
+        self._curves, self._note = curves, ""
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self._path:
             self._path.touch()  # a run that goes on adds to what is there
+        self._curves.begin(state.global_step)
         self._meter = Meter(self._title, state.max_steps, "steps").__enter__()
         self._since, self._then = state.global_step, time.perf_counter()
 
@@ -39,6 +43,7 @@ class Pace(TrainerCallback):
             share = (self._flops[step] - self._flops[since]) / (now - self._then) / self._peak
             line["peak_share"] = round(share, 4)
         self._since, self._then = step, now
+        self._curves.write(logs | {"step": step, "tokens": self._tokens[step]})
         self._note = f"loss {logs['loss']:.4f} {rate} tokens/s"
         if self._path:
             with self._path.open("a") as file:

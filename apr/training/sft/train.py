@@ -29,6 +29,7 @@ from apr.engine.flops import bfloat16_peak, sizes_of
 from apr.language.tokenizer import load_language
 from apr.language.vocabulary import BaseVocabulary
 from apr.training.checkpoint import merge_adapters, save_checkpoint
+from apr.training.curves import Curves
 from apr.training.layers import quickest, use_kernels
 from apr.training.sft.base import starting_model
 from apr.training.sft.data import RowCollator, Threads, pack_rows, read_threads
@@ -106,6 +107,7 @@ def _trainer(
     flops = [3 * sizes_of(model).forward(*both) for both in sums]
     peak = None if lora else bfloat16_peak(device)  # adapters: few weights have gradients
     seconds = work / "seconds.jsonl" if rank() == 0 else None
+    curves = Curves(sft.report_to, work.with_suffix(""))
     precision = _precision(params)
     kernels = lora is None and use_kernels(model, precision)
     # Without kernels a CPU is slower by autocast than in float32: only where it is asked for.
@@ -120,7 +122,7 @@ def _trainer(
         peft_config=lora,
         matrix_learning_rate=sft.matrix_learning_rate if sft.optimizer == "muon" else None,
         precision=precision,
-        callbacks=[Pace(f"sft {method}", seconds, tokens, flops, peak and peak * processes)],
+        callbacks=[Pace(f"sft {method}", seconds, curves, tokens, flops, peak and peak * processes)],
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

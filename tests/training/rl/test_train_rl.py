@@ -19,6 +19,7 @@ from apr.rollouts.records import rollouts_of
 from apr.rollouts.verdict import Judgement
 from apr.tasks import open_task
 from apr.tasks.problems import read_problems
+from apr.training.curves import Curves
 from apr.training.rl.sampling import Sampler, draw_problems
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA, Snapshots, snapshot_steps
 from apr.training.rl.train import train_rl, trainer_config
@@ -43,14 +44,23 @@ def with_rl(params, **changes):
 
 
 @pytest.fixture(scope="module")
-def run(params, problems, validation, checkpoint, tmp_path_factory):
+def points():
+    """What goes to curves while `run` trains."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(params, problems, validation, checkpoint, tmp_path_factory, points):
     out = tmp_path_factory.mktemp("run") / "rl"
-    train_rl(params, "apr", problems, validation, checkpoint, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Curves, "write", lambda self, line: points.append(line))
+        train_rl(params, "apr", problems, validation, checkpoint, out)
     return out
 
 
-def test_two_steps_train_and_are_logged(run, checkpoint, language):
+def test_two_steps_train_and_are_logged(run, points, checkpoint, language):
     lines = log(run)
+    assert points == lines
     assert [line["step"] for line in lines] == [1, 2]
     assert all(set(line) == KEYS for line in lines)
     seconds = [json.loads(line) for line in run.with_name("rl.seconds.jsonl").open()]

@@ -13,6 +13,7 @@ from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import load_model
 from apr.language.tokenizer import load_language
 from apr.training.checkpoint import new_model
+from apr.training.curves import Curves
 from apr.training.sft.data import RowCollator, pack_rows, read_threads
 from apr.training.sft.train import train_sft
 from apr.training.sft.trainer import PackedSFTTrainer
@@ -34,6 +35,16 @@ def weights(directory) -> bytes:
 @pytest.fixture(scope="module")
 def trained(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("trained") / "sft")
+
+
+def test_curves_are_those_of_the_log(train, trained, tmp_path, monkeypatch):
+    points = []
+    monkeypatch.setattr(Curves, "write", lambda self, line: points.append(dict(line)))
+    out = train(tmp_path / "sft")
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [{name: line[name] for name in ("step", "loss", "tokens")} for line in points] == [
+        {name: line[name] for name in ("step", "loss", "tokens")} for line in lines]  # fmt: skip
+    assert weights(out) == weights(trained)
 
 
 class Killed(BaseException):
