@@ -28,7 +28,7 @@ FEW = {
     "sft.tokens.apr": 40000,
     "rl.policies.sos_plus": None,
     "rl.policies.apr_max": None,
-    "rl.steps": 10,
+    "rl.steps": 30,
     "eval.problems": 2,
     "eval.latency_problems": 1,
     "eval.bootstrap": 10,
