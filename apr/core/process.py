@@ -3,6 +3,7 @@
 import atexit
 import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -79,6 +80,12 @@ def end_with(owner: str) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="watch the owner").start()
+
+
+def work_for(owner: str) -> None:
+    """Makes this process one of a pool of `owner`, with which it ends, and who alone hears of Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(owner)
 
 
 def workers_of(owner: str) -> Iterator[psutil.Process]:

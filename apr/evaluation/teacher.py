@@ -76,7 +76,8 @@ def as_rollout(task: Task, problem: Problem, trace: Trace) -> Rollout:
     for index, (parent, ids, ends, _) in enumerate(trace):
         depth = 0 if parent < 0 else threads[parent].depth + 1
         status = Status.DONE if len(ids) <= task.params.grammar.window else Status.TRUNCATED
-        thread = Thread(index, parent, depth, ends[0], ids, syntax.sampled(ids), [0.0] * len(ids), status)
+        sampled, logprobs = syntax.sampled(ids).tolist(), [0.0] * len(ids)
+        thread = Thread(index, parent, depth, ends[0], ids, sampled, logprobs, status)
         for at in (place for place, token in enumerate(ids, start=1) if token == syntax.run):
             messages = syntax.messages(ids[:at])
             assert not isinstance(messages, Malformed)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from apr.language.vocabulary import BaseVocabulary
 
 FRAMING = ("<pad>", "<unk>", "<root>", "<child>", "go", "spawn", "run", "joined", "resume", "join",
@@ -33,7 +35,8 @@ class ThreadSyntax:
     def __init__(self, vocabulary: BaseVocabulary):
         ids = self._ids = vocabulary.ids
         self._number = vocabulary.number
-        self._child, self._go, self._end = ids["<child>"], ids["go"], ids["end"]
+        self._root, self._child = ids["<root>"], ids["<child>"]
+        self._go, self._end = ids["go"], ids["end"]
         self._spawn, self.run = ids["spawn"], ids["run"]
         self._count_of = vocabulary.count_of
         self._join, self._joined, self._resume = ids["join"], ids["joined"], ids["resume"]
@@ -45,22 +48,25 @@ class ThreadSyntax:
     def prompt(self, problem: Sequence[int], condition: Condition | None) -> list[int]:
         """The root's prompt, up to and with `go`, of a problem in the task's words."""
         asked = [] if condition is None else [self._ids[condition.kind], *self._number(condition.amount)]
-        return [self._ids["<root>"], *problem, *asked, self._go]
+        return [self._root, *problem, *asked, self._go]
 
     def no_answer(self) -> list[int]:
         """The end of a root that declares no solution."""
         return [self._ids["answer"], *self.nothing, self._end]
 
-    def sampled(self, ids: Sequence[int]) -> list[bool]:
-        """For each token of a demonstration whether a model would sample it: not the prompt, not joins."""
-        at = ids.index(self._go) + 1
-        mask = [False] * at
-        while self._joined in ids[at:]:
-            start = ids.index(self._joined, at)
-            stop = ids.index(self._resume, start) + 1
-            mask += [True] * (start - at) + [False] * (stop - start)
-            at = stop
-        return mask + [True] * (len(ids) - at)
+    def sampled(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """For each token of demonstrations, one thread after another, whether a model would sample it: no
+        prompt, no join."""
+        tokens, places = np.asarray(ids), np.arange(len(ids))
+
+        def last(*of: int) -> np.ndarray:
+            """Where one of these tokens stands last, that place included; -1 before the first."""
+            return np.maximum.accumulate(np.where(np.isin(tokens, of), places, -1))
+
+        prompted = last(self._root, self._child), last(self._go)
+        joined = last(self._joined), last(self._resume)
+        given = [np.append(-1, closed)[:-1] < opened for opened, closed in (prompted, joined)]
+        return ~(given[0] | given[1])
 
     def messages(self, ids: Sequence[int]) -> list[list[int]] | Malformed:
         """The messages of the spawn block that ends `ids` (whose last id is `run`)."""

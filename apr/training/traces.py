@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from apr.core.errors import DataError
 from apr.core.files import atomic_path, count_rows
 from apr.core.params import Params, TraceMethod
-from apr.core.process import end_with, identity
+from apr.core.process import identity, work_for
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
 from apr.language import Condition
@@ -98,7 +98,8 @@ def give_up(task: Task, root: TraceThread, budget: int) -> TraceThread:
 
 
 def trace_rows(task: Task, problem: Problem, name: str) -> list[dict[str, Any]]:
-    """Returns the rows of one problem; none if a thread of its trace does not fit the window."""
+    """Returns the rows of one problem, without loss masks; none if a thread of its trace does not fit the
+    window."""
     method, window = task.params.traces.methods[name], task.params.grammar.window
     trace = draw_trace(task, problem, name, method)
     if trace is None:
@@ -114,9 +115,9 @@ def trace_rows(task: Task, problem: Problem, name: str) -> list[dict[str, Any]]:
     return [{
         "trace_id": f"{name}/{problem.id}", "problem_id": problem.id, "thread": index,
         "parent": thread.parent, "role": "root" if thread.parent < 0 else "child",
-        "token_ids": thread.ids, "loss_mask": task.language.syntax.sampled(thread.ids),
-        "condition_kind": condition and condition.kind, "condition_amount": condition and condition.amount,
-        "children": len(children), "solved": thread.solved, "length": len(thread.ids),
+        "token_ids": thread.ids, "condition_kind": condition and condition.kind,
+        "condition_amount": condition and condition.amount, "children": len(children),
+        "solved": thread.solved, "length": len(thread.ids),
     } for index, thread in enumerate(threads)]  # fmt: skip
 
 
@@ -126,7 +127,11 @@ _language = cache(load_language)  # once per process
 def chunk_table(task: Task, problems: list[Problem], name: str) -> pa.Table:
     """Returns the rows of many problems, in their order."""
     rows = [row for problem in problems for row in trace_rows(task, problem, name)]
-    return pa.Table.from_pylist(rows, schema=TRACE_SCHEMA)
+    place = TRACE_SCHEMA.get_field_index("loss_mask")
+    table = pa.Table.from_pylist(rows, schema=TRACE_SCHEMA.remove(place))
+    ids = table["token_ids"].combine_chunks()
+    mask = task.language.syntax.sampled(ids.values.to_numpy())
+    return table.add_column(place, TRACE_SCHEMA[place], pa.ListArray.from_arrays(ids.offsets, pa.array(mask)))
 
 
 def _chunk_table(problems: list[Problem], name: str, params: Params, tokenizer: Path) -> pa.Table:
@@ -146,7 +151,7 @@ def trace_tables(
     if workers == 1:
         yield from map(make, chunks)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), end_with, (identity(),))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), work_for, (identity(),))
     with pool:
         made = deque(pool.submit(make, chunk) for chunk in islice(chunks, 2 * workers))
         while made:

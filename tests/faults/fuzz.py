@@ -137,7 +137,7 @@ def demonstrations(task: Task, problems: Sequence[Problem]) -> dict[int, list[li
     for problem in problems:
         for method in ("apr", "sos_plus"):
             for row in trace_rows(task, problem, method):
-                ids, mask = row["token_ids"], row["loss_mask"]
+                ids, mask = row["token_ids"], task.language.syntax.sampled(row["token_ids"])
                 starts = [i for i in range(len(ids)) if mask[i] and not (i and mask[i - 1])]
                 for start in starts:
                     end = next((i for i in range(start, len(ids)) if not mask[i]), len(ids))

@@ -31,7 +31,7 @@ typedef struct { Text *text; Vector *queue; int64_t beam, best_first, spawn_dept
 
 typedef struct {
     const Settings *s;
-    uint32_t *random; /* the 624 words of Python's `random.Random`, and its place in them */
+    double (*uniform)(void);
     int64_t target, factors[MOST_FACTORS], factor_count;
     Vector nodes, queues[2]; /* the successors of a node are next to one another; the root's queue and a child's */
     Trace trace;
@@ -46,28 +46,6 @@ static void *extend(Vector *v, int64_t count, int64_t bytes) {
     }
     v->size += count;
     return v->data + (v->size - count) * bytes;
-}
-
-/* Python's `random.random()`: MT19937. */
-static uint32_t random_bits(uint32_t *x) {
-    uint32_t y;
-    if (x[624] >= 624) {
-        for (int k = 0; k < 624; k++) {
-            y = (x[k] & 0x80000000u) | (x[(k + 1) % 624] & 0x7fffffffu);
-            x[k] = x[(k + 397) % 624] ^ (y >> 1) ^ (y & 1 ? 0x9908b0dfu : 0);
-        }
-        x[624] = 0;
-    }
-    y = x[x[624]++];
-    y ^= y >> 11;
-    y ^= (y << 7) & 0x9d2c5680u;
-    y ^= (y << 15) & 0xefc60000u;
-    return y ^ (y >> 18);
-}
-
-static double uniform(Work *w) {
-    uint32_t high = random_bits(w->random) >> 5, low = random_bits(w->random) >> 6;
-    return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0);
 }
 
 static void append(Text *text, const int64_t *words, int64_t count) {
@@ -250,7 +228,7 @@ static Path run(Work *w, const Search *search, const Search *child, int64_t star
             continue;
         }
         int64_t first = w->nodes.size, count = expand(w, at, search->beam);
-        if (uniform(w) >= search->promising) list(w, search, first, count, next);
+        if (w->uniform() >= search->promising) list(w, search, first, count, next);
         else if (node_at(w, at)->depth <= search->spawn_depth && count >= 2) path = spawn(w, text, child, first, count);
         else path = depth_first(w, search, first, count);
     }
@@ -294,12 +272,14 @@ static void find_factors(Work *w) {
         }
 }
 
-/* The trace of one problem, which is there until the thread's next call. No value on the way leaves 64 bits. */
-const Trace *apr_search(const Settings *s, const int64_t *numbers, int64_t count, int64_t target, uint32_t *random) {
+/* The trace of one problem, which is there until the thread's next call; `uniform` draws from [0, 1). No value on the
+ * way leaves 64 bits. */
+const Trace *apr_search(const Settings *s, const int64_t *numbers, int64_t count, int64_t target,
+                        double (*uniform)(void)) {
     static _Thread_local Work work;
     Work *w = &work;
     Text *text = &w->trace.root, *children = &w->trace.children;
-    w->s = s, w->target = target, w->random = random;
+    w->s = s, w->target = target, w->uniform = uniform;
     find_factors(w);
     text->words.size = text->ends.size = children->words.size = children->ends.size = 0;
     w->trace.marks.size = w->nodes.size = 0;

@@ -64,9 +64,10 @@ def _splits(numbers: tuple[int, ...]) -> set[tuple[tuple[int, ...], tuple[int, .
 
 @lru_cache
 def _parts(count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The ways to part `count` indices into two groups, the one of fewer first; halves start with index 0."""
+    """The ways to part `count` indices into two groups, the one of fewer first; halves start with index 0,
+    and come first, as they are the quickest to look at."""
     parts = []
-    for size in range(1, count // 2 + 1):
+    for size in range(count // 2, 0, -1):
         for few in combinations(range(count), size):
             if 2 * size < count or few[0] == 0:
                 parts.append((few, tuple(index for index in range(count) if index not in few)))

@@ -3,9 +3,11 @@
 import ctypes
 from array import array
 from functools import cache, lru_cache
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from random import Random
+
+import numpy as np
 
 from apr.core.compiled import load_library
 from apr.core.errors import DataError
@@ -19,10 +21,13 @@ WORDS = ("<root>", "<child>", "go", "list", "goto", "spawn", "run", "joined", "r
          "none", ",", "end", "+", "-", "*", "/", "=", "<", "!", ">")  # fmt: skip
 """In the order of the enum in `search.c`."""
 DEPTH, COUNT = -100, -200
+LEAST, ONE = 300, 1000
+"""What is written is from -LEAST on; numbers below ONE are looked up many at a time."""
 NO_BOUND = 2**63 - 1
 ATTEMPTS = 200
 """Traces drawn at most for one with the children that were asked for."""
 INT, SHARE = ctypes.c_int64, ctypes.c_double
+UNIFORM = ctypes.CFUNCTYPE(SHARE)
 
 
 class _Settings(ctypes.Structure):
@@ -35,9 +40,9 @@ class _Settings(ctypes.Structure):
 class _Vector(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("size", INT), ("capacity", INT)]
 
-    def read(self, width: int = 1) -> list[int]:
+    def read(self, width: int = 1) -> np.ndarray:
         """Returns its integers, of which an element has so many."""
-        return array("q", ctypes.string_at(self.data or 0, 8 * width * self.size)).tolist()
+        return np.frombuffer(ctypes.string_at(self.data or 0, 8 * width * self.size), np.int64)
 
 
 class _Text(ctypes.Structure):
@@ -51,7 +56,7 @@ class _Trace(ctypes.Structure):
 @cache
 def load_search() -> ctypes.CDLL:
     """Compiles it, if it has not been yet. Raises `AprError` where there is no compiler."""
-    functions = {"apr_search": (ctypes.c_void_p,) * 2 + (INT,) * 2 + (ctypes.c_void_p,)}
+    functions = {"apr_search": (ctypes.c_void_p,) * 2 + (INT,) * 2 + (UNIFORM,)}
     return load_library(SOURCE, functions, results={"apr_search": ctypes.POINTER(_Trace)})
 
 
@@ -60,6 +65,16 @@ class _Said(dict[int, list[int]]):
 
     def __init__(self, language: Language):
         self._vocabulary = language.vocabulary
+        known = [self._one(written) for written in range(-LEAST, ONE)]
+        self._known = np.array(known[LEAST:] + known[:LEAST])
+        """The token of each written integer, negative ones at the end; -1 where it has not exactly one."""
+
+    def _one(self, written: int) -> int:
+        try:
+            ids = self[written]
+        except (DataError, IndexError):  # no word of this language, or none at all
+            return -1
+        return ids[0] if len(ids) == 1 else -1
 
     def __missing__(self, written: int) -> list[int]:
         if written >= 0:
@@ -70,11 +85,14 @@ class _Said(dict[int, list[int]]):
             raise DataError(f"{word!r}: no word of this language; allowed: spawns of fewer threads")
         return self.setdefault(written, [self._vocabulary.ids[word]])
 
-    def text(self, text: _Text) -> tuple[list[int], list[int]]:
+    def text(self, text: _Text) -> tuple[np.ndarray, np.ndarray]:
         """Returns its token ids, and where steps end in them."""
-        pieces = list(map(self.__getitem__, text.words.read()))
-        ends = [0, *accumulate(map(len, pieces))]
-        return list(chain.from_iterable(pieces)), [ends[at] for at in text.ends.read()]
+        words, steps = text.words.read(), text.ends.read()
+        if words.max(initial=0) < ONE and (ids := self._known[words]).min(initial=0) >= 0:
+            return ids, steps
+        pieces = [self[written] for written in words.tolist()]
+        ends = np.cumsum([0, *map(len, pieces)])
+        return np.array(list(chain.from_iterable(pieces)), int), ends[steps]
 
 
 _said = lru_cache(8)(_Said)  # of a process's languages
@@ -93,19 +111,21 @@ def solve(language: Language, problem: Problem, method: Solver, max_value: int |
     elif method.solver == "apr":
         settings.spawn_depth = method.spawn_depth
         settings.child_beam = rng.randint(beam, max(beam, method.child_beam))
-    version, state, gauss = rng.getstate()
-    numbers, words = array("q", problem.numbers), array("I", state)
+    numbers = array("q", problem.numbers)
     found = load_search().apr_search(
-        ctypes.byref(settings), numbers.buffer_info()[0], len(numbers), problem.target, words.buffer_info()[0]
+        ctypes.byref(settings), numbers.buffer_info()[0], len(numbers), problem.target, UNIFORM(rng.random)
     ).contents
-    rng.setstate((version, tuple(words), gauss))
-    said, marks = _said(language), found.marks.read(3)
-    threads = [TraceThread(-1, *said.text(found.root), bool(found.solved))]
+    said = _said(language)
+    ids, ends = said.text(found.root)
+    threads = [TraceThread(-1, ids.tolist(), ends.tolist(), bool(found.solved))]
+    if not found.marks.size:
+        return threads
     ids, ends = said.text(found.children)
     first = start = 0
-    for last, solved in zip(marks[1::3], marks[2::3], strict=True):
+    for _, last, solved in found.marks.read(3).reshape(-1, 3).tolist():
         end = ends[last - 1]
-        threads.append(TraceThread(0, ids[start:end], [at - start for at in ends[first:last]], bool(solved)))
+        steps = (ends[first:last] - start).tolist()
+        threads.append(TraceThread(0, ids[start:end].tolist(), steps, bool(solved)))
         first, start = last, end
     return threads
 

@@ -76,7 +76,7 @@ def test_a_serial_trace_by_hand():
         ":1 4 - 2 = 2 2 + 4 < - 0 < * 4 < / 1 < :1 4 * 2 = 8 2 + 10 > - 6 ! "
         "answer 4 * 2 = 8 , 8 - 2 = 6 end"
     )
-    assert LANGUAGE.syntax.sampled(thread.ids) == [False] * 7 + [True] * (len(thread.ids) - 7)
+    assert LANGUAGE.syntax.sampled(thread.ids).tolist() == [False] * 7 + [True] * (len(thread.ids) - 7)
 
 
 def test_a_parallel_trace_by_hand():
