@@ -1,6 +1,9 @@
 """Checkpoints that are trained and written: plain Hugging Face directories, their tokenizer beside them."""
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import apr.training.attention  # noqa: F401  (registers "packed")
+from apr.core.files import atomic_path, remove
 from apr.core.model_files import check_tokenizer_fits, tokenizer_files
 from apr.core.params import Model
 from apr.engine.checkpoint import load_model
@@ -45,6 +49,18 @@ def merge_adapters(model: Any, directory: Path) -> PreTrainedModel:
     model.save_pretrained(directory, save_embedding_layers=False)  # rows of new words are in any case
     (directory / "README.md").unlink()  # a model card with nothing filled in
     return model.merge_and_unload()
+
+
+@contextmanager
+def finished(model: Any, tokenizer: Path, work: Path, out: Path) -> Iterator[tuple[Path, PreTrainedModel]]:
+    """Yields the directory that becomes `out`, with model and tokenizer of a training in it, and the model
+    without adapters; then moves the speeds that are in `work` beside `out`, and removes `work`."""
+    with atomic_path(out) as partial:
+        model = merge_adapters(model, partial / "adapter")
+        save_checkpoint(model, tokenizer, partial)
+        yield partial, model
+    os.replace(work / "seconds.jsonl", out.with_name(f"{out.name}.seconds.jsonl"))
+    remove(work)
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: Path, directory: Path) -> None:

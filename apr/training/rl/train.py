@@ -43,7 +43,7 @@ from transformers.utils import logging
 from trl import GRPOConfig
 
 from apr.core.errors import ParamsError
-from apr.core.files import atomic_path, open_work, remove, write_json
+from apr.core.files import open_work, write_json
 from apr.core.params import Params
 from apr.core.progress import Meter
 from apr.core.ranks import rank, world_size
@@ -51,7 +51,7 @@ from apr.engine.checkpoint import resolve_device
 from apr.language.tokenizer import load_language
 from apr.tasks import open_task
 from apr.tasks.problems import read_problems
-from apr.training.checkpoint import load_trainable, merge_adapters, save_checkpoint
+from apr.training.checkpoint import finished, load_trainable
 from apr.training.curves import Curves
 from apr.training.rl.log import StepLog, read_log, summary
 from apr.training.rl.nccl import check_nccl, nccl_options
@@ -90,22 +90,12 @@ def train_rl(
     work = out.with_name(f"{out.name}.work")
     served = ServedPolicy(params, language, checkpoint, work / "served") if params.rl.servers else None
     sampler, steps = Sampler(params, policy, language, drawn, served), steps_of(params, policy)
-    curves = Curves(params.rl.report_to, out)
-    config, lora = trainer_config(params, policy, work), params.rl.lora
+    curves, config = Curves(params.rl.report_to, out), trainer_config(params, policy, work)
     with config.main_process_first(local=False):
         resume_from = open_work(work, run_identity(params, policy, [problems, validation], checkpoint))
     shown = [sampler.greedy(problem) for problem in read_problems(task, validation)[:PROBLEMS]]
     with Meter(f"rl {policy}", steps, "step") as meter:
-        trainer = PackedGRPOTrainer(
-            sampler.sample,
-            prompts=[problem.id for problem in drawn],
-            model=load_trainable(checkpoint, params.engine.device),
-            args=config,
-            processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
-            peft_config=lora and LoraConfig(  # on every linear layer but the output layer
-                r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
-        )
+        trainer = new_trainer(params, sampler, [problem.id for problem in drawn], checkpoint, config)
         snapshots = Snapshots(work / "snapshots", shown, lambda requests: sampler.decode(
             requests, trainer.whole()), params.rl.inner_updates, steps)  # fmt: skip
         trainer.add_callback(snapshots)
@@ -115,15 +105,11 @@ def train_rl(
     model = trainer.whole(first_only=True)
     if rank() > 0:
         return
-    with atomic_path(out) as partial:
-        model = merge_adapters(model, partial / "adapter")
-        save_checkpoint(model, checkpoint, partial)
+    with finished(model, checkpoint, work, out) as (partial, _):
         shutil.copyfile(work / "log.jsonl", partial / "log.jsonl")
         snapshots.write(partial / "rollouts.parquet")
         metrics = summary(read_log(work / "log.jsonl"), params.rl.prompts) | {"processes": world_size()}
         write_json(partial / "metrics.json", metrics)
-    os.replace(work / "seconds.jsonl", out.with_name(f"{out.name}.seconds.jsonl"))
-    remove(work)
 
 
 def check_params(params: Params, policy: str) -> None:
@@ -135,6 +121,21 @@ def check_params(params: Params, policy: str) -> None:
     if rows % (params.rl.rows_per_device * processes):
         raise ParamsError(f"rl.rows_per_device: {params.rl.rows_per_device} is not allowed; allowed: a "
                           f"divisor of rl.prompts * rl.group / processes = {rows} / {processes}")
+
+
+def new_trainer(
+    params: Params, sampler: Sampler, prompts: list[str], checkpoint: Path, config: GRPOConfig
+) -> PackedGRPOTrainer:
+    """Returns what trains the model of `checkpoint`; with `rl.lora`, adapters on each linear layer but the
+    output layer."""
+    lora = params.rl.lora
+    return PackedGRPOTrainer(
+        sampler.sample, prompts=prompts, model=load_trainable(checkpoint, params.engine.device), args=config,
+        processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
+        peft_config=lora and LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )  # fmt: skip
 
 
 def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
