@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 run: $(READY)
 	python -m snakemake --cores $(CORES) --config scale=$(SCALE) record=false
-	python -m apr commit --scale $(SCALE) || true
+	python -m apr commit --scale $(SCALE)
 
 claims: $(READY)
 	python -m snakemake --cores $(CORES) -- claims

@@ -84,7 +84,14 @@ def prune(args: argparse.Namespace) -> None:
 
 
 def commit(args: argparse.Namespace) -> None:
-    """Record in DVC the stages that are whole and made from parameters and code as they are now."""
-    from apr.pipeline.dvc import commit
+    """Record in DVC the stages that are whole and made from parameters and code as they are now.
 
-    commit(Plan(args.scale))
+    Says so where there is no DVC to record them in.
+    """
+    from apr.pipeline.dvc import commit, why_not
+
+    plan = Plan(args.scale)
+    if reason := why_not(plan):
+        print(f"apr: nothing is recorded in DVC: {reason}")
+    else:
+        commit(plan)

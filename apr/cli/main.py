@@ -108,13 +108,21 @@ def describe(function: Callable) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 2, after one line on stderr, for every error that the user can mend."""
+    """Exit code 2, after one line on stderr, for every error that the user can mend; 130 after Ctrl-C and 141
+    if nobody reads the output any more, as for programs that these signals end."""
     gc.set_threshold(10_000)  # importing makes objects by the million, that stay: half a second of 4.5
     try:
         args = build_parser().parse_args(argv)
         if owner := os.environ.get(OWNER):
             end_with(owner)
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        return 141
     except AprError as error:
         print(f"apr: error: {error}", file=sys.stderr)
         return 2

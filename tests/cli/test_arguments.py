@@ -1,5 +1,10 @@
 """What a verb is told on its command line is what it can work with, or refused in one line."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from apr.cli.main import main
@@ -44,3 +49,24 @@ def test_one_line_says_what_is_allowed(tmp_path, monkeypatch, capsys, arguments,
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("apr: error: ") and said in line
+
+
+def start(*arguments):
+    return subprocess.Popen([sys.executable, "-m", "apr", *arguments], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def test_an_output_that_nobody_reads_ends_quietly():
+    process = start("params")
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (141, "")
+
+
+def test_ctrl_c_ends_quietly(tmp_path):
+    process = start("run", "problems", "--root", str(tmp_path))
+    while not list(tmp_path.glob("data/.problems.partial-*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130 and "Traceback" not in process.stderr.read()
+    assert not list((tmp_path / "data").iterdir()), "nothing half-written is left"
