@@ -173,7 +173,7 @@ def _check_numbers(params: Params, data: Path, results: Path, found: _Findings) 
 
 
 def _check_csv(path: Path, rows: Sequence[Row], found: _Findings) -> None:
-    expected = csv_text(rows).splitlines()
+    expected = csv_text(rows).splitlines() if rows else []
     lines = path.read_text().splitlines() if path.is_file() else []
     if len(lines) != len(expected):
         found.faults.append(f"{path}: {len(lines)} lines instead of {len(expected)}")

@@ -132,9 +132,12 @@ def test_it_is_the_same_bytes_again_and_says_what_it_lacks(made, report, tmp_pat
     make_report(params, root, root / "again.html")
     assert without_costs((root / "again.html").read_text()) == without_costs(report)
     (root / "data/models/rl/apr/rollouts.parquet").unlink()
+    for ending in ("csv", "svg", "png"):
+        (root / f"results/figures/fig8.{ending}").unlink()
     make_report(params, root, root / "less.html")
     said = (root / "less.html").read_text()
     assert "No rollouts were kept while rl/apr trained." in said and "after step 0" in said
+    assert "No sweep has a point of fig8." in said and "No sweep has" not in report
     assert '"training of rl/apr"' not in said and '"training of rl/apr_max"' in said
 
 

@@ -1,5 +1,6 @@
 """What a figure or table of the paper is here: rows, which are its CSV, and a picture of these rows alone."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,6 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from apr.core.errors import DataError
 from apr.core.files import write_text
 from apr.results.evidence import Evidence, Row, csv_text, read_csv
 from apr.results.figures import style
@@ -24,10 +24,12 @@ class Exhibit(NamedTuple):
 
 
 def write_exhibit(exhibit: Exhibit, evidence: Evidence, out: Path) -> None:
-    """Writes ``<name>.{csv,svg,png}``. Raises `DataError` if nothing of the figure was measured."""
+    """Writes ``<name>.{csv,svg,png}``; nothing, and says what it lacks, if nothing of it was measured."""
     own = evidence.fresh()
     if not (rows := exhibit.rows(own)):
-        raise DataError(f"eval.sweeps: {exhibit.name} has no point at all; missing: {own.lacks()}")
+        print(f"{exhibit.name}: left out, as no sweep has a point of it; missing: {own.lacks()}",
+              file=sys.stderr, flush=True)  # fmt: skip
+        return
     path = out / f"{exhibit.name}.csv"
     write_text(path, csv_text(rows))
     with matplotlib.rc_context(style.RC):

@@ -24,8 +24,8 @@ def make_figures(
     """Writes ``<name>.{svg,png,csv}`` for each of `FIGURES` into the directory `out`, and the file `metrics`.
 
     Reads ``evaluations/<stage>/<model>.parquet``, the file `latencies`, and nothing of `models` but the
-    metrics of training. What no sweep decoded is left out and named in the caption.
-    Raises `DataError` if an evaluation is missing or broken, or if nothing of a figure was measured.
+    metrics of training. What no sweep decoded is left out and named in the caption; a figure of which nothing
+    was decoded is left out too. Raises `DataError` if an evaluation is missing or broken.
     """
     evidence = read_evidence(params, evaluations, latencies)
     with atomic_path(out) as partial:

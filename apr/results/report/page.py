@@ -62,11 +62,13 @@ def make_report(params: Params, root: Path, out: Path) -> None:
     cases += training_cases(params, read_problems(task, data / "problems/validation.parquet"), models)
     claims = read_csv(results / "claims.csv")
     kept = {case["group"] for case in cases}
+    drawn = [exhibit.name for exhibit in FIGURES if (results / f"figures/{exhibit.name}.csv").is_file()]
     write_text(out, render(
         "report/page.html", params=params, numeric=numeric, cases=cases, ledger=_ledger(evidence),
         claims=[row | printed(row) | {"at": _places(row, claims)} for row in claims],
         untold=[policy for policy in sorted(params.rl.policies) if f"training of rl/{policy}" not in kept],
-        figures=[_figure(results / "figures", exhibit.name) for exhibit in FIGURES],
+        figures=[_figure(results / "figures", name) for name in drawn],
+        undrawn=[exhibit.name for exhibit in FIGURES if exhibit.name not in drawn],
         training=_training(params, models), spent=_spent(evidence, models), stages=_stages(root / "logs"),
         made=_made(root), settings=_yaml(params),
     ))  # fmt: skip
