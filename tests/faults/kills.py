@@ -18,12 +18,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 import psutil
 
+from apr.core.recipe import Job
 from apr.pipeline.plan import Plan
 from apr.pipeline.stages import STAGES
 from tests.conftest import Laboratory, new_laboratory
@@ -82,14 +84,16 @@ def seconds_of(root: Path, stage: str) -> float:
     return min(float(row["s"]) for row in rows)
 
 
-def kill_once(laboratory: Laboratory, plan: Plan, stage: str, target: str, delay: float) -> bool:
-    """Whether something was killed; it may have ended before its time was up."""
-    root = laboratory.path
-    for job in plan.jobs.values():
-        if job.stage == stage:
-            for path in (*job.outputs, job.seal):
-                shutil.rmtree(path, ignore_errors=True)
-                Path(path).unlink(missing_ok=True)
+def kill_once(laboratory: Laboratory, jobs: Sequence[Job], target: str, delay: float) -> bool:
+    """Removes what some jobs of one stage have made, and kills while a run makes it again.
+
+    Whether something was killed; it may have ended before its time was up.
+    """
+    root, stage = laboratory.path, jobs[0].stage
+    for job in jobs:
+        for path in (*job.outputs, job.seal):
+            shutil.rmtree(path, ignore_errors=True)
+            Path(path).unlink(missing_ok=True)
     started = subprocess.Popen(COMMANDS[target].split(), cwd=root, env=laboratory.environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     while started.poll() is None and worker(running(root), stage) is None:
@@ -151,7 +155,8 @@ def main() -> None:
             if done == args.times:
                 break
             started = time.monotonic()
-            hit = kill_once(laboratory, plan, stage, target, share * longest[stage])
+            jobs = [job for job in plan.jobs.values() if job.stage == stage]
+            hit = kill_once(laboratory, jobs, target, share * longest[stage])
             check(laboratory, expected)
             done += hit
             said = f"{done:3d} killed {target}" if hit else f"    {target} had ended"

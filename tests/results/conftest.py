@@ -59,7 +59,9 @@ def plausible(stage, model):
 
 @pytest.fixture(scope="session")
 def params():
-    return load_params("params.yaml")
+    """Those of the default scale, but for the number of problems."""
+    params = load_params("params.yaml")
+    return params.model_copy(update={"eval": params.eval.model_copy(update={"problems": 60})})
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,7 @@ def test_latencies_are_pooled(params):
 
 
 @pytest.fixture(scope="module")
-def made(params, artefacts, row, tmp_path_factory):
+def paths(params, artefacts, row, tmp_path_factory):
     """claims.md of plausible artefacts and teachers that solve everything."""
     folder = tmp_path_factory.mktemp("claims")
     for method in teachers(params):
@@ -160,23 +160,23 @@ def made(params, artefacts, row, tmp_path_factory):
     return artefacts / "eval", artefacts / "latency.json", folder / "teacher", folder / "claims.md"
 
 
-def test_the_table_and_the_readme(params, made, tmp_path):
-    readme, out = tmp_path / "README.md", made[-1]
+def test_the_table_and_the_readme(params, paths, tmp_path):
+    readme, out = tmp_path / "README.md", paths[-1]
     readme.write_text("without a block\n")
-    make_claims(params, *made, readme=readme)
+    make_claims(params, *paths, readme=readme)
     lines = out.read_text().splitlines()
     assert len(lines) == 2 + len(CLAIMS) == len(out.with_suffix(".csv").read_text().splitlines()) + 1
     assert not [line for line in lines if "not measured" in line], "the default sweeps cover every claim"
 
     readme.write_text(f"before\n{START}old\n{END}after\n")
-    make_claims(params, *made, update_readme=readme)
+    make_claims(params, *paths, update_readme=readme)
     assert readme.read_text() == f"before\n{START}{out.read_text()}{END}after\n"
-    make_claims(params, *made, readme=readme)
+    make_claims(params, *paths, readme=readme)
     refused = next(line for line in lines if line.endswith("| not supported |"))
     readme.write_text(readme.read_text().replace(refused, refused.replace("not supported", "supported")))
     name = refused.split()[1]
     with pytest.raises(DataError, match=f"{name} is printed as 'supported', but is 'not supported'"):
-        make_claims(params, *made, readme=readme)
+        make_claims(params, *paths, readme=readme)
 
 
 @pytest.mark.parametrize(

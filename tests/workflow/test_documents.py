@@ -1,5 +1,6 @@
 """Every command of the documents is executed: here, by another test, or it is said what it needs."""
 
+import json
 import re
 import shlex
 import shutil
@@ -118,5 +119,8 @@ def test_the_ablation_of_the_docs(made, tmp_path):
             page = (laboratory.path / "results/plots/index.html").read_text()
             assert "close" in page and "accuracy against total tokens" in page
         elif command.startswith("dvc exp apply"):
-            assert "kl: 0.1\n" in (laboratory.path / "params.yaml").read_text() and not laboratory.planned()
+            assert "kl: 0.1\n" in (laboratory.path / "params.yaml").read_text()
+            seal = json.loads((laboratory.path / "results/figures/recipe.json").read_text())
+            assert seal["recipe"]["params"]["rl"]["policies"]["apr"]["kl"] == 0.1
+            assert not laboratory.planned() and not laboratory.changed_in_dvc()
     assert not laboratory.planned() and not laboratory.changed_in_dvc()

@@ -15,6 +15,7 @@ from apr.pipeline.plan import Plan
 from tests.conftest import Laboratory
 
 AFTER_RL = {"evaluate", "latency", "figures", "claims", "checks", "report"}
+AFTER_TOKENIZER = {"traces", "sft", "rl", "teacher"} | AFTER_RL
 FIGURES = [*(f"fig{name}" for name in ("4a", "4b", "5", "6", "7", "8")), *(f"table{n}" for n in range(1, 5)),
            "joins", "devices"]  # fmt: skip
 
@@ -32,10 +33,11 @@ def edit(laboratory, key, value):
 
 
 def queue(laboratory, jobs, *values):
-    """Queues an experiment for each value of `eval.bootstrap`; `jobs` workers of DVC draw their figures."""
+    """Queues an experiment for each value of `grammar.number_tokens`; `jobs` workers of DVC make their
+    tokenizers."""
     for value in values:
-        options = ("--queue", "-n", f"b{value}", "-S", f"eval.bootstrap={value}")
-        laboratory.run("dvc", "exp", "run", *options, "figures")
+        options = ("--queue", "-n", f"n{value}", "-S", f"grammar.number_tokens={value}")
+        laboratory.run("dvc", "exp", "run", *options, "tokenizer")
     try:
         laboratory.run("dvc", "exp", "run", "--run-all", "--jobs", str(jobs), timeout=180)
     except subprocess.TimeoutExpired:
@@ -43,9 +45,9 @@ def queue(laboratory, jobs, *values):
 
 
 def experiments(laboratory):
-    """The experiments that are done, and their value of `eval.bootstrap`."""
+    """The experiments that are done, and their value of `grammar.number_tokens`."""
     table = csv.DictReader(laboratory.run("dvc", "exp", "show", "--csv", "--only-changed").splitlines())
-    return {row["Experiment"]: row["eval.bootstrap"] for row in table
+    return {row["Experiment"]: row["grammar.number_tokens"] for row in table
             if row.get("Experiment") and row["State"] in ("", "Success")}  # fmt: skip
 
 
@@ -163,53 +165,55 @@ def test_a_report_of_other_claims_is_stale(made):
 
 
 def test_dvc_repro_runs_what_is_stale_and_an_older_artefact_is_not_taken_for_a_new_one(made):
-    evaluation = made.path / "data/eval/sft/apr.parquet"
+    tokenizer = made.path / "data/tokenizer/tokenizer.json"
     others = {path: path.stat().st_mtime_ns for path in (made.path / "data").rglob("*.safetensors")}
-    older, lock = evaluation.read_bytes(), (made.path / "dvc.lock").read_text()
-    edit(made, "eval.sweeps.children_cool.temperatures", [0.5])
-    made.run("dvc", "repro", "evaluate", "latency", "teacher")
-    assert evaluation.read_bytes() != older
+    older, lock = tokenizer.read_bytes(), (made.path / "dvc.lock").read_text()
+    edit(made, "grammar.number_tokens", 97)
+    made.run("dvc", "repro", "tokenizer")
+    assert tokenizer.read_bytes() != older
     assert {path: path.stat().st_mtime_ns for path in others} == others, "nothing was trained"
-    assert made.planned() == made.changed_in_dvc() == {"figures", "claims", "checks", "report"}
+    assert made.planned() == made.changed_in_dvc() == AFTER_TOKENIZER
 
     (made.path / "dvc.lock").write_text(lock)
-    made.run("dvc", "checkout", "--force", "evaluate", "latency", "teacher")
-    assert evaluation.read_bytes() == older
-    assert made.planned_jobs() >= {"evaluate/sft/apr", "figures"}
+    made.run("dvc", "checkout", "--force", "tokenizer")
+    assert tokenizer.read_bytes() == older
+    assert made.planned() == {"tokenizer"} | AFTER_TOKENIZER
     made.run("python", "-m", "apr", "commit")
-    assert {"evaluate", "figures"} <= made.changed_in_dvc(), "stale artefacts are not recorded"
+    assert made.changed_in_dvc() == {"tokenizer"} | AFTER_TOKENIZER, "stale artefacts are not recorded"
 
 
 def test_snakemake_records_what_it_made_in_dvc(made):
-    edit(made, "eval.bootstrap", 55)
+    path = made.path / "apr/results/checks.py"
+    path.write_text(path.read_text() + "changed = True\n")
+    assert made.changed_in_dvc() == {"checks"}
     made.run("snakemake", "--cores", "2")
-    assert not made.changed_in_dvc()
-    assert "bootstrap: 55" in (made.path / "dvc.lock").read_text()
+    assert not made.planned() and not made.changed_in_dvc()
     made.run("git", "checkout", "-q", "--", ".")
     assert not made.changed_in_dvc(), "figures are in git"
 
 
 def test_experiments_are_told_apart_and_applied(made):
-    made.run("dvc", "exp", "run", "--temp", "-n", "b21", "-S", "eval.bootstrap=21")
-    queue(made, 2, "22", "23")
-    done = {"b21": "21", "b22": "22", "b23": "23"}
-    if lost := done.keys() - experiments(made):  # treeverse/dvc#10673; as the README says:
+    """Parts of the pipeline, queued; docs/ablation.md has a whole one."""
+    queue(made, 2, "98", "99")
+    done = {"n98": "98", "n99": "99"}
+    if lost := done.keys() - experiments(made):  # treeverse/dvc#10673; as docs/running.md says:
         shutil.rmtree(made.path / ".dvc/tmp/exps/celery")
         queue(made, 1, *(done[name] for name in lost))
     assert experiments(made) == done
-    for name, left in (("b23", {"claims", "checks", "report"}), ("b21", set())):
-        made.run("dvc", "exp", "apply", name)
-        assert f"bootstrap: {done[name]}\n" in (made.path / "params.yaml").read_text()
-        seal = json.loads((made.path / "results/figures/recipe.json").read_text())
-        assert seal["recipe"]["params"]["eval"]["bootstrap"] == int(done[name])
-        assert made.planned() == made.changed_in_dvc() == left
+    made.run("dvc", "exp", "apply", "n98")
+    assert "number_tokens: 98\n" in (made.path / "params.yaml").read_text()
+    seal = json.loads((made.path / "data/tokenizer/recipe.json").read_text())
+    assert seal["recipe"]["params"]["grammar"]["number_tokens"] == 98
+    assert made.planned() == made.changed_in_dvc() == AFTER_TOKENIZER
+    made.run("git", "checkout", "-q", "--", ".")
+    made.run("dvc", "checkout", "--quiet")
 
 
-@pytest.fixture(params=["directory", "s3"])
-def remote(request, tmp_path):
+@pytest.fixture(scope="module", params=["directory", "s3"])
+def remote(request, tmp_path_factory):
     """An empty store: what `dvc remote` is told, in order."""
     if request.param == "directory":
-        yield [("add", "-d", "store", str(tmp_path / "store"))]
+        yield [("add", "-d", "store", str(tmp_path_factory.mktemp("store")))]
         return
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
@@ -221,11 +225,11 @@ def remote(request, tmp_path):
     server.stop()
 
 
-@pytest.fixture
-def clone(made, remote, tmp_path):
+@pytest.fixture(scope="module")
+def clone(made, remote, tmp_path_factory):
     """A clone that has pulled what `made` has pushed."""
-    made.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
-    clone = Laboratory(tmp_path / "clone")
+    clone = Laboratory(tmp_path_factory.mktemp("clone"))
+    made.run("git", "clone", "-q", ".", str(clone.path))
     for laboratory in (made, clone):
         for action, *arguments in remote:
             laboratory.run("dvc", "remote", action, "--local", *arguments)
@@ -246,7 +250,7 @@ def test_a_clone_that_pulls_draws_the_same_figures(clone):
     before = {path.name: path.read_bytes() for path in figures.iterdir() if path.name != "recipe.json"}
     shutil.rmtree(figures)
     assert clone.planned() == {"figures", "checks", "report"}
-    clone.run("snakemake", "--cores", "2")
+    clone.run("snakemake", "--cores", "2", "--", "results/figures/recipe.json")
     after = {path.name: path.read_bytes() for path in figures.iterdir() if path.name != "recipe.json"}
     assert before == after and len(before) == 3 * len(FIGURES)
     clone.set("rl.learning_rate", 3e-5)
