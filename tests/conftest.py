@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import Any
 
 import psutil
@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 IDENTITY = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
             for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))}
+QUESTIONS = {("snakemake", "-n"), ("dvc", "status"), ("dvc", "dag")}
+"""Commands that change nothing, and that are asked of `forks`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,11 +40,19 @@ class Laboratory:
         self.environment.pop("PYTHONPATH", None)
 
     def run(self, *command: str, fails: bool = False, timeout: float = 600) -> str:
-        """Runs a command in the laboratory; its output, stderr included.
+        """Runs a command in the laboratory, or a fork that does as it would; its output, stderr included.
 
-        Not through a pipe, which a process that the command has left behind would keep open. After `timeout`
-        seconds everything that works in the laboratory is killed: `subprocess.TimeoutExpired`.
+        After `timeout` seconds all that works in the laboratory is killed: `subprocess.TimeoutExpired`.
         """
+        if command[:2] in QUESTIONS:
+            code, said = forks.run(*command, folder=self.path, environment=self.environment)
+        else:
+            code, said = self._start(command, timeout)
+        assert bool(code) == fails, f"{' '.join(command)}\n{said}"
+        return said
+
+    def _start(self, command: tuple[str, ...], timeout: float) -> tuple[int, str]:
+        """Not through a pipe, which a process that the command has left behind would keep open."""
         with TemporaryFile("w+") as output:
             try:
                 done = subprocess.run(command, cwd=self.path, env=self.environment, timeout=timeout,
@@ -53,17 +63,7 @@ class Laboratory:
                 error.output = output.read()
                 raise
             output.seek(0)
-            said = output.read()
-        assert bool(done.returncode) == fails, f"{' '.join(command)}\n{said}"
-        return said
-
-    def ask(self, *command: str) -> str:
-        """What `snakemake` or `dvc` says that changes nothing here, quicker than `run` does it."""
-        with TemporaryDirectory() as folder:
-            out = Path(folder, "said")
-            code = forks.run(command[0], list(command[1:]), self.path, self.environment, out)
-            assert not code, f"{' '.join(command)}\n{out.read_text()}"
-            return out.read_text()
+            return done.returncode, output.read()
 
     def kill_all(self) -> None:
         for process in psutil.process_iter():
@@ -81,7 +81,7 @@ class Laboratory:
 
     def plan(self, *options: str) -> dict[str, dict[str, str]]:
         """Per job that `snakemake -n` would run, what it says of it: `threads`, `resources`, `group`, ..."""
-        output = self.ask("snakemake", "-n", "--quiet", "reason", *options)
+        output = self.run("snakemake", "-n", "--quiet", "reason", *options)
         jobs: dict[str, dict[str, str]] = {}
         found, group = [], ""
         for line in output.splitlines():
@@ -99,7 +99,7 @@ class Laboratory:
 
     def changed_in_dvc(self) -> set[str]:
         """The stages that `dvc status` reports, and those downstream of them."""
-        changed = set(json.loads(self.ask("dvc", "status", "--json").splitlines()[-1]))  # after warnings
+        changed = set(json.loads(self.run("dvc", "status", "--json").splitlines()[-1]))  # after warnings
         while more := {below for above, below in self.edges if above in changed} - changed:
             changed |= more
         return changed
@@ -107,7 +107,7 @@ class Laboratory:
     @cached_property
     def edges(self) -> list[tuple[str, str]]:
         """Pairs of stages in DVC's graph, upstream first."""
-        lines = self.ask("dvc", "dag", "--dot").replace('"', "").splitlines()
+        lines = self.run("dvc", "dag", "--dot").replace('"', "").splitlines()
         return [tuple(part.strip(" ;\t") for part in line.split("->")) for line in lines if "->" in line]
 
     def set(self, key: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 OWN = ("__main__", "apr", "workflow")
@@ -26,13 +27,15 @@ def server() -> "subprocess.Popen[str]":
                             text=True, env=environment)  # fmt: skip
 
 
-def run(program: str, arguments: list[str], folder: Path, environment: Mapping[str, str], out: Path) -> int:
-    """Writes what a program says into `out`; its exit code."""
+def run(program: str, *arguments: str, folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    """The exit code of a program, and what it says."""
     process = server()
     assert process.stdin and process.stdout
-    print(json.dumps([program, arguments, str(folder), dict(environment), str(out)]),
-          file=process.stdin, flush=True)  # fmt: skip
-    return int(process.stdout.readline())
+    with TemporaryDirectory() as temporary:
+        out = Path(temporary, "said")
+        print(json.dumps([program, arguments, str(folder), dict(environment), str(out)]),
+              file=process.stdin, flush=True)  # fmt: skip
+        return int(process.stdout.readline()), out.read_text()
 
 
 def serve() -> None:

@@ -5,7 +5,7 @@ import math
 import time
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
@@ -13,7 +13,9 @@ from apr.core.errors import AprError
 from apr.core.params import Rl
 from apr.core.progress import Meter
 from apr.training.curves import Curves
-from apr.training.rl.sampling import Sampler
+
+if TYPE_CHECKING:
+    from apr.training.rl.sampling import Sampler
 
 FIGURES = {"kl": "kl", "clip_ratio/region_mean": "clip_share", "grad_norm": "grad_norm", "loss": "loss"}
 """TRL's names, and ours. Without a KL term TRL names no KL: 0 then."""
@@ -36,7 +38,7 @@ class StepLog(TrainerCallback):
     Raises `AprError` if a loss or a gradient is not finite.
     """
 
-    def __init__(self, path: Path, seconds: Path, sampler: Sampler, meter: Meter, rl: Rl,
+    def __init__(self, path: Path, seconds: Path, sampler: "Sampler", meter: Meter, rl: Rl,
                  curves: Curves):  # fmt: skip
         self._path, self._seconds, self._sampler, self._meter = path, seconds, sampler, meter
         self._curves = curves
