@@ -19,7 +19,7 @@ from apr.pipeline.stages import STAGES
 ROOT = Path(__file__).parents[2]
 PARAMS = load_scale("default", ROOT)
 IMPORTED = """
-import ast, importlib, json, os, sys
+import ast, functools, importlib, json, os, sys
 
 
 def everything(module):
@@ -31,10 +31,15 @@ def everything(module):
             continue
         for name in {name for name in sys.modules if name.split(".")[0] == "apr"} - found:
             found.add(name)
-            for function in ast.walk(ast.parse(open(sys.modules[name].__file__).read())):
-                if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                    waiting += [name for node in ast.walk(function) for name in names(node)]
+            waiting += in_functions(sys.modules[name].__file__)
     return sorted(sys.modules[name].__file__ for name in found)
+
+
+@functools.cache
+def in_functions(file):
+    return [name for function in ast.walk(ast.parse(open(file).read()))
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in ast.walk(function) for name in names(node)]
 
 
 def names(node):
