@@ -117,8 +117,12 @@ def test_any_schedule_in_passes_that_are_replayed(model, tapes, plans, slots):
 def check_schedule(model, kind, plans, slots):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(apr.engine.slots, "runner_of", lambda model: kind)
-        engine = SlotEngine(model, STOP, slots, WINDOW)
-        told = play(engine, plans)
+        check_decoder(model, SlotEngine(model, STOP, slots, WINDOW), plans)
+
+
+def check_decoder(model, decoder, plans):
+    """Any `Decoder` of the model keeps the contract, whatever the plans."""
+    told = play(decoder, plans)
     for key, parts in told.items():
         plan = plans[key]
         check(model, plan, key, parts)

@@ -71,7 +71,7 @@ def test_tasks_are_chosen_by_name_and_have_settings_of_their_own():
     assert parse_params(VALUES).problems.most == 999
     assert load_params(ROOT / "params.yaml").task == "countdown"
     for task in ("count", "os", "tests.tasks", "../x", "", None, ["countdown"], 3):
-        with pytest.raises(ParamsError, match=r"^params: task: .* is not allowed; allowed: countdown, or a"):
+        with pytest.raises(ParamsError, match="^params: task: .* is not allowed; allowed: countdown, .*or a"):
             parse_params(VALUES | {"task": task})
     with pytest.raises(ParamsError, match="problems.target_range: unknown key"):
         parse_params(VALUES | {"problems": VALUES["problems"] | {"target_range": [1, 2]}})
