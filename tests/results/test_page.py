@@ -156,7 +156,7 @@ def test_rollouts_are_as_evaluated_or_say_that_they_are_not(made, cases):
 
 def page_of(params, cases=(), **values):
     """The page of a run that has nothing to show but `cases` and `values`."""
-    nothing = dict.fromkeys(("claims", "untold", "figures", "training"), ())
+    nothing = dict.fromkeys(("claims", "untold", "figures", "undrawn", "training"), ())
     nothing |= dict.fromkeys(("ledger", "spent", "stages", "made"), ((), ()))
     return render("report/page.html", **nothing | {"params": params, "cases": cases, "numeric": numeric,
                                               "settings": "", **values})  # fmt: skip
