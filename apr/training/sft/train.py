@@ -5,7 +5,6 @@ unsuccessful children is seen (`sft.child_share`).
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers.utils import logging
 from trl import SFTConfig
 
 from apr.core.errors import ParamsError
-from apr.core.files import atomic_path, open_work, remove, write_json, write_text
+from apr.core.files import open_work, write_json, write_text
 from apr.core.hashes import hash_tree
 from apr.core.model_files import model_files, tokenizer_files
 from apr.core.params import Params
@@ -28,7 +27,7 @@ from apr.engine.checkpoint import resolve_device
 from apr.engine.flops import bfloat16_peak, sizes_of
 from apr.language.tokenizer import load_language
 from apr.language.vocabulary import BaseVocabulary
-from apr.training.checkpoint import merge_adapters, save_checkpoint
+from apr.training.checkpoint import finished
 from apr.training.curves import Curves
 from apr.training.layers import quickest, use_kernels
 from apr.training.sft.base import starting_model
@@ -69,13 +68,9 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     metrics = {"threads": len(lengths), "epochs": sum(map(len, rows)) / len(lengths),
                "processes": world_size(), "steps": trainer.state.global_step, "tokens": log[-1]["tokens"],
                "loss": log[-1]["loss"]}  # fmt: skip
-    with atomic_path(out) as partial:
-        model = merge_adapters(model, partial / "adapter")
-        save_checkpoint(model, tokenizer, partial)
+    with finished(model, tokenizer, work, out) as (partial, model):
         write_text(partial / "log.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
         write_json(partial / "metrics.json", metrics | {"parameters": model.num_parameters()})
-    os.replace(work / "seconds.jsonl", out.with_name(f"{out.name}.seconds.jsonl"))
-    remove(work)
 
 
 def _packed(

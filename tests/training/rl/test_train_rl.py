@@ -199,7 +199,7 @@ def test_a_run_that_failed_at_the_end_only_writes_its_result(
 ):
     out = tmp_path / "rl"
     with monkeypatch.context() as patch:
-        patch.setattr("apr.training.rl.train.save_checkpoint", fail_at_the_end)
+        patch.setattr("apr.training.checkpoint.save_checkpoint", fail_at_the_end)
         with pytest.raises(OSError, match="disk full"):
             train_rl(params, "apr", problems, validation, checkpoint, out)
     assert (tmp_path / "rl.work" / "checkpoint-4").is_dir()
@@ -212,7 +212,7 @@ def test_a_run_that_failed_at_the_end_only_writes_its_result(
 def test_state_of_another_run_is_not_resumed(params, problems, validation, checkpoint, tmp_path, monkeypatch):
     out, other = tmp_path / "rl", with_rl(params, steps=1, learning_rate=2e-3)
     with monkeypatch.context() as patch:
-        patch.setattr("apr.training.rl.train.save_checkpoint", fail_at_the_end)
+        patch.setattr("apr.training.checkpoint.save_checkpoint", fail_at_the_end)
         with pytest.raises(OSError, match="disk full"):
             train_rl(with_rl(params, steps=1), "apr", problems, validation, checkpoint, out)
     train_rl(other, "apr", problems, validation, checkpoint, out)
