@@ -183,7 +183,8 @@ def test_the_run_fails_where_the_checks_do(made):
     change(path, set_value("malformed_threads", 100))
     write_json(seal, read_json(seal) | {"outputs": hash_tree(path, path.parent)})
     try:
-        assert "Error in rule checks" in made.run("snakemake", "--cores", "2", fails=True)
+        command = ("snakemake", "--cores", "2", "--", "results/checks.json.recipe")
+        assert "Error in rule checks" in made.run(*command, fails=True)
         said = (made.path / "logs/checks.log").read_text()
         assert f"apr: error: 1 fault in the results: {EVALUATION}: row 0: not so: faulty threads" in said
     finally:
