@@ -16,7 +16,7 @@ from apr.results.figures.make import FIGURES
 from tests.conftest import Laboratory
 
 AFTER_RL = {"evaluate", "latency", "figures", "claims", "checks", "report"}
-AFTER_TOKENIZER = {"traces", "sft", "rl", "teacher"} | AFTER_RL
+AFTER_TOKENIZER = {"traces", "sft", "rl", "teacher", "demo"} | AFTER_RL
 
 
 @pytest.fixture(autouse=True)
