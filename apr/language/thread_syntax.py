@@ -63,10 +63,9 @@ class ThreadSyntax:
             """Where one of these tokens stands last, that place included; -1 before the first."""
             return np.maximum.accumulate(np.where(np.isin(tokens, of), places, -1))
 
-        prompted = last(self._root, self._child), last(self._go)
-        joined = last(self._joined), last(self._resume)
-        given = [np.append(-1, closed)[:-1] < opened for opened, closed in (prompted, joined)]
-        return ~(given[0] | given[1])
+        spans = ((self._root, self._child), self._go), ((self._joined,), self._resume)
+        prompted, joined = (np.append(-1, last(end))[:-1] < last(*begin) for begin, end in spans)
+        return ~(prompted | joined)
 
     def messages(self, ids: Sequence[int]) -> list[list[int]] | Malformed:
         """The messages of the spawn block that ends `ids` (whose last id is `run`)."""
