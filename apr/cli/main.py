@@ -8,6 +8,7 @@ import errno
 import gc
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def describe(function: Callable) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 2, after one line on stderr, for every error that the user can mend; 130 after Ctrl-C and 141
     if nobody reads the output any more, as for programs that these signals end."""
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries, to those who call them
     gc.set_threshold(10_000)  # importing makes objects by the million, that stay: half a second of 4.5
     try:
         args = build_parser().parse_args(argv)

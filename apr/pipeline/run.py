@@ -28,6 +28,7 @@ def run(recipe: Path, workers: int = 1) -> None:
         os.execv(sys.executable, [sys.executable, *command])
     if rank() > 0:
         return call(job, workers)
+    partial_params(job.recipe["params"])  # imports the task, by whose classes settings are read
     before = set(sys.modules)
     with make(job):
         call(job, workers)

@@ -18,7 +18,7 @@ rule evaluate:
         "<logs>/evaluate/{stage}/{model}.tsv"
     # A long evaluation goes before training that RL does not wait for; short ones fill the gaps that it leaves.
     priority: lambda wildcards: len(points(PLAN.params, ModelId(wildcards.stage, wildcards.model))) / 10
-    threads: PLAN.params.engine.workers
+    threads: 1  # of which it is sure: engine.workers take what other jobs leave
     resources:
         gpu=GPU,
     shell:

@@ -35,7 +35,7 @@ rule rl:
     benchmark:
         "<logs>/rl/{policy}.tsv"
     priority: 10
-    threads: PLAN.params.engine.workers
+    threads: 1  # of which it is sure: engine.workers take what other jobs leave
     resources:
         gpu=GPU,
         rollout_servers=int(PLAN.params.rl.servers is not None),  # they have one policy's weights at a time
