@@ -269,7 +269,7 @@ def test_why_says_what_an_artefact_was_made_from_and_why_it_is_stale(made):
     assert said[:3] == ["figures: stale", "  figures: sft/sos is made from other settings",
                         "  sft/sos: sft.learning_rate: 0.004 -> 1e-05"]  # fmt: skip
     said = made.run("python", "-m", "apr", "why", "data/models", fails=True)
-    assert said.startswith("apr: error: data/models: no artefact of scale 'default'; they are data/eval/")
+    assert said.startswith("apr: error: data/models: no artefact of scale 'default'; they are data/")
 
 
 def test_artefacts_that_parameters_no_longer_name_are_pruned_when_asked(made):
