@@ -8,7 +8,7 @@ def test_after_kills_one_command_finishes_with_the_same_bytes(made):
     """Of snakemake, and of the `dvc repro` that has taken the run up again."""
     expected, plan = hashes(made.path), Plan("default", made.path)
     assert len(expected) > 30
-    for job, target, delay in (("evaluate/sft/sos", "snakemake", 2.0), ("checks", "dvc", 0.3)):
+    for job, target, delay in (("evaluate/sft/sos", "snakemake", 2.0), ("figures", "dvc", 0.5)):
         assert kill_once(made, [plan.jobs[job]], target, delay)
         assert job in Plan("default", made.path).stale, "it was killed before it had finished"
     check(made, expected)
