@@ -32,8 +32,8 @@ def solve(args: argparse.Namespace) -> int:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    checkpoint = args.model or own_model(PARALLEL)
-    own = not args.model and args.scale == DEFAULT_SCALE
+    checkpoint = own_model(PARALLEL) if args.model is None else args.model
+    own = args.model is None and args.scale == DEFAULT_SCALE
     params, language = own_params(checkpoint) if own else load_scale(args.scale), load_language(checkpoint)
     task = open_task(params, language)
     problem = task.read(args.problem)
