@@ -1,6 +1,6 @@
 """The README's animation: the demo solves a problem, photographed in Chromium every few steps.
 
-    python -m workflow.animate [--page data/demo.html] [--out docs/demo.gif] ["4 7 9 18 -> 37"] [--children 6]
+    python -m workflow.animate [--page data/demo.html] [--out docs/demo.gif] ["5 8 13 19 -> 44"] [--children 6]
 """
 
 import argparse
@@ -72,7 +72,7 @@ def write_animation(pictures: list[Image.Image], out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("problem", nargs="?", default="4 7 9 18 -> 37")
+    parser.add_argument("problem", nargs="?", default="5 8 13 19 -> 44")
     parser.add_argument("--children", type=int)
     parser.add_argument("--page", type=Path, default=Path("data/demo.html"))
     parser.add_argument("--out", type=Path, default=Path("docs/demo.gif"))
