@@ -1,6 +1,7 @@
 """The README's animation: the demo solves a problem, photographed in Chromium every few steps.
 
-    python -m workflow.animate [--page data/demo.html] [--out docs/demo.gif] ["5 8 13 19 -> 44"] [--children 6]
+    python -m workflow.animate [--page data/demo.html] [--out docs/demo.gif] ["5 8 13 19 -> 44"]
+        [--children 6]
 """
 
 import argparse

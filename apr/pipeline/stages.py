@@ -30,7 +30,7 @@ def demos(params: Params) -> list[Names]:
     model, small = params.model, 1_000_000
     weights = model.layers * model.hidden * (4 * model.hidden + 3 * model.ffn)
     there = "apr" in params.rl.policies and "sos_plus" in params.traces.methods
-    own = params.task == "countdown" and params.sft.base is None
+    own = params.task == Params.model_fields["task"].default and params.sft.base is None
     return [{}] if there and own and weights <= small else []
 
 

@@ -53,7 +53,8 @@ def test_one_line_says_what_is_allowed(tmp_path, monkeypatch, capsys, arguments,
 
 def start(*arguments):
     return subprocess.Popen([sys.executable, "-m", "apr", *arguments], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
 
 
 def test_an_output_that_nobody_reads_ends_quietly():

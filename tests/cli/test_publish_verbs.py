@@ -56,7 +56,8 @@ def test_what_pip_installs_has_them(home, tmp_path):
         shutil.copyfile(ROOT / name, tree / name)
     shutil.copytree(home, tree / "models")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
-                    "--no-index", "--prefix", str(there), "."], cwd=tree, check=True)  # fmt: skip
+                    "--no-index", "--ignore-installed", "--prefix", str(there), "."],
+                   cwd=tree, check=True)  # fmt: skip
     packages = sysconfig.get_path("purelib", vars={"base": str(there)})
     code = ("import sysconfig, sys; real = sysconfig.get_path\n"
             f"sysconfig.get_path = lambda name: {str(there)!r} if name == 'data' else real(name)\n"

@@ -41,7 +41,9 @@ def one(data, make_params, params, problems, validation, checkpoint, serve, tmp_
     for name, change in (("rl", {}), ("lora", lora), ("served", served | lora)):
         few = {"prompts": 3, "group": 2, "rows_per_device": 1} | change
         settings = type(params).model_validate(params.model_dump() | {"rl": params.model_dump()["rl"] | few})
-        train_rl(settings, "apr", problems, validation, checkpoint, root / name)
+        with pytest.MonkeyPatch.context() as patch:  # as in verbs.py
+            patch.setattr("apr.training.rl.trainer.quickest", lambda device: torch.float32)
+            train_rl(settings, "apr", problems, validation, checkpoint, root / name)
         arguments = {"policy": "apr", "problems": problems, "validation": validation,
                      "checkpoint": checkpoint}  # fmt: skip
         runs[name] = SimpleNamespace(params=settings, stage="rl", arguments=arguments, out=root / name)
