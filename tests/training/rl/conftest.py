@@ -36,7 +36,7 @@ def params():
         "problems": {"numbers": 2, "train": 4, "validation": 1, "test": 1},
         "grammar": {"number_tokens": 20, "window": 64},
         "traces": {"problems": 4, "methods": {"apr": method}},
-        "model": {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 2, "ffn": 64},
+        "model": {"architecture": "llama", "layers": 2, "hidden": 32, "heads": 2, "kv_heads": 2, "ffn": 64},
         "sft": {"tokens": {"apr": 1}},
         "rl": {
             "policies": {"apr": {"method": "apr", "kl": 0.05}}, "steps": 2, "prompts": 4, "group": 4,
