@@ -42,7 +42,7 @@ def publish(params: Params, root: Path, out: Path, only: Collection[str] = ()) -
         if name not in known:
             raise ParamsError(f"--only: {quoted(name)} is not allowed; allowed: {', '.join(known)}")
     run = _Run(root)
-    evidence = read_evidence(params, root / "data/eval", root / "data/latency")
+    evidence = read_evidence(params, root / "data/eval", root / "data/latency.json")
     written = []
     for name in only or known:
         place = out / PLACES.get(name, f"models/{name}")
