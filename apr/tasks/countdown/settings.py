@@ -39,11 +39,10 @@ class Solver(TraceMethod):
 
     solver: Literal["sos", "sos_plus", "apr"]
     beam: Annotated[Range, only(lambda ends: ends[0] >= 1, "from 1 on")]
-    """Children kept per node, drawn uniformly per problem; of the parent, for `apr`."""
-    usual_beam: Positive | None = None
-    """This beam instead, with probability `usual_share`: the mode that a greedy prompt without a condition
-    asks for. Null draws evenly, and what greedy decoding takes for the mode is chance."""
-    usual_share: Share = 0.25
+    """Children kept per node, drawn per problem; of the parent, for `apr`."""
+    beam_draws: Positive = 1
+    """The beam is the mean, rounded down, of so many uniform draws. Of one, as in the paper, all beams are as
+    likely, and which of them greedy decoding takes is chance; two have a mode in the middle and fall off evenly."""
     heuristic: Literal["multiply", "result"] = "multiply"
     """What a beam keeps and a queue takes first: states whose numbers, or whose newest number, are near
     factors of the target."""
@@ -55,13 +54,6 @@ class Solver(TraceMethod):
     """`apr`: `promising` of the serial search inside a child."""
     spawn_depth: Natural = 0
     """`apr`: deepest node (root = 0) whose children may be spawned."""
-
-    @model_validator(mode="after")
-    def _usual(self) -> "Solver":
-        if self.usual_beam is not None and not self.beam[0] <= self.usual_beam <= self.beam[1]:
-            raise ParamsError(f"usual_beam: {self.usual_beam} is not allowed; allowed: {self.beam[0]} to "
-                              f"{self.beam[1]}, the ends of beam")
-        return self
 
     @property
     def spawns(self) -> int:

@@ -100,8 +100,7 @@ _said = lru_cache(8)(_Said)  # of a process's languages
 
 def solve(language: Language, problem: Problem, method: Solver, max_value: int | None, rng: Random) -> Trace:
     """Returns a random trace of the solver of `method` on `problem`."""
-    usual = method.usual_beam if method.usual_beam and rng.random() < method.usual_share else None
-    beam = usual or rng.randint(*method.beam)
+    beam = sum(rng.randint(*method.beam) for _ in range(method.beam_draws)) // method.beam_draws
     settings = _Settings(
         beam, beam, method.solver != "sos", -1, method.heuristic == "result",
         NO_BOUND if max_value is None else max_value, method.promising, method.child_promising,
@@ -141,7 +140,7 @@ def solve_given(
     """
 
     def draw(beam: int, rng: Random, **update: float) -> Trace:
-        chosen = method.model_copy(update={"beam": (beam, beam), "usual_beam": None, **update})
+        chosen = method.model_copy(update={"beam": (beam, beam), "beam_draws": 1, **update})
         return solve(language, problem, chosen, max_value, rng)
 
     beams, asked = list(range(method.beam[0], method.beam[1] + 1)), wanted

@@ -2,6 +2,8 @@
 
 from heapq import heappop, heappush
 from itertools import combinations
+from math import floor
+from statistics import fmean
 
 
 def factor_distance(number, target):
@@ -42,8 +44,8 @@ class Reference:
 
     def __init__(self, problem, method, max_value, rng):
         self.target, self.method, self.max_value, self.rng = problem.target, method, max_value, rng
-        usual = method.usual_beam is not None and rng.random() < method.usual_share
-        beam = method.usual_beam if usual else rng.randint(*method.beam)
+        draws = [rng.randint(*method.beam) for _ in range(method.beam_draws)]
+        beam = floor(fmean(draws))
         promising = float(rng.random() < 0.5) if method.solver == "sos" else method.promising
         self.child_beam = rng.randint(beam, max(beam, method.child_beam)) if method.solver == "apr" else beam
         depth = method.spawn_depth if method.solver == "apr" else -1

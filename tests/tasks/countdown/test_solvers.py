@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from reference import HEURISTICS, Reference, expand, factor_distance
 
 from apr.core.compiled import CompilerError
-from apr.core.errors import ParamsError
 from apr.core.params import load_params
 from apr.core.seeds import derive_rng
 from apr.language import Language, Vocabulary
@@ -96,15 +95,11 @@ def test_a_parallel_trace_by_hand():
 
 SHARES = st.sampled_from([0.0, 0.3, 0.9, 1.0])
 
-def solver_of(usual: int | None, beam: tuple[int, int], **others) -> Solver:
-    low, high = sorted(beam)
-    return Solver(beam=(low, high), usual_beam=usual and min(max(usual, low), high), **others)
-
 
 SOLVERS = st.builds(
-    solver_of, usual=st.none() | st.integers(1, 12), solver=st.sampled_from(["sos", "sos_plus", "apr"]),
-    beam=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    usual_share=SHARES, heuristic=st.sampled_from(["multiply", "result"]), child_beam=st.integers(1, 15),
+    Solver, solver=st.sampled_from(["sos", "sos_plus", "apr"]),
+    beam=st.tuples(st.integers(1, 12), st.integers(1, 12)).map(lambda ends: tuple(sorted(ends))),
+    beam_draws=st.integers(1, 3), heuristic=st.sampled_from(["multiply", "result"]), child_beam=st.integers(1, 15),
     spawn_depth=st.integers(0, 2), promising=SHARES, child_promising=SHARES,
 )  # fmt: skip
 NUMBERS = st.lists(st.integers(0, 99), min_size=2, max_size=4) | st.lists(
@@ -200,11 +195,12 @@ def test_without_a_compiler_one_line_says_what_to_install(monkeypatch):
         solver.load_search.__wrapped__()
 
 
-def test_a_usual_beam_is_the_mode():
-    method = METHODS["apr"].model_copy(update={"usual_beam": 6, "usual_share": 0.25, "promising": 1.0})
+def test_beams_of_two_draws_fall_off_evenly_from_their_middle():
+    method = METHODS["apr"].model_copy(update={"beam_draws": 2, "promising": 1.0})
     wide = Problem("p", (3, 7, 11, 19), 50)  # the root has more than ten successors
     spawned = Counter(len(solve(LANGUAGE, wide, method, None, derive_rng(seed))) - 1 for seed in range(2000))
-    assert spawned.pop(6) == pytest.approx(2000 * (0.25 + 0.75 / 10), rel=0.1)
-    assert sum(spawned.values()) / 9 == pytest.approx(2000 * 0.075, rel=0.1)
-    with pytest.raises(ParamsError, match="usual_beam: 11 is not allowed; allowed: 1 to 10"):
-        Solver(solver="apr", beam=(1, 10), usual_beam=11)
+    spawned[1] = spawned.pop(0)  # one is not worth a spawn
+    # Of the 100 pairs of draws, those whose sum is 2 b or 2 b + 1:
+    pairs = {1: 3, 2: 7, 3: 11, 4: 15, 5: 19, 6: 17, 7: 13, 8: 9, 9: 5, 10: 1}
+    assert {beam: spawned[beam] for beam in pairs} == pytest.approx(
+        {beam: 20 * count for beam, count in pairs.items()}, rel=0.15, abs=15)
