@@ -28,9 +28,10 @@ class Condition(NamedTuple):
 
 class ThreadSyntax:
     """A root is prompted ``<root> P go``, or ``<root> P tokens 64 go`` under a condition, and ends with
-    ``answer R end``. Spawn is ``spawn #2 M #1 M run``, where ``#n`` opens a message and says that n are left,
-    this one included; a child is prompted ``<child> M go`` and ends with ``join R end``; its parent goes on
-    from ``joined R joined R ... resume``."""
+    ``answer R end``. Spawn is ``spawn H #2 M #1 M run``, where ``#n`` opens a message and says that n are
+    left, this one included; every message begins with the head H, which may be empty and is said once. A
+    child is prompted ``<child> H M go`` and ends with ``join R end``; its parent goes on from ``joined R
+    joined R ... resume``."""
 
     def __init__(self, vocabulary: BaseVocabulary):
         ids = self._ids = vocabulary.ids
@@ -68,10 +69,11 @@ class ThreadSyntax:
         return ~(prompted | joined)
 
     def messages(self, ids: Sequence[int]) -> list[list[int]] | Malformed:
-        """The messages of the spawn block that ends `ids` (whose last id is `run`)."""
+        """The messages, head included, of the spawn block that ends `ids` (whose last id is `run`)."""
         start = _last(ids, self._spawn)
         if start is None:
             return Malformed(len(ids) - 1, "run without spawn")
+        head: list[int] = []
         messages: list[list[int]] = []
         left = 0
         for position in range(start + 1, len(ids) - 1):
@@ -83,17 +85,15 @@ class ThreadSyntax:
                 messages.append([])
             elif self._word(token) in FRAMING:
                 return Malformed(position, f"{self._word(token)!r} inside a spawn")
-            elif not messages:
-                return Malformed(position, "spawn without a message")
             else:
-                messages[-1].append(token)
+                (messages[-1] if messages else head).append(token)
         if not messages:
             return Malformed(len(ids) - 1, "spawn of nothing")
         if left != 1:
             return Malformed(len(ids) - 1, f"run after '#{left}'")
         if not all(messages):
             return Malformed(len(ids) - 1, "empty message")
-        return messages
+        return [head + message for message in messages]
 
     def child_prompt(self, message: Sequence[int]) -> list[int]:
         return [self._child, *message, self._go]

@@ -19,7 +19,7 @@ VOCABULARY = LANGUAGE.vocabulary
 DIGITS = Vocabulary(20, WORDS, 10)
 
 ROOT = (
-    "<root> 27 :0 3 5 9 12 children 2 go spawn #2 27 :1 12 + 9 = 21 3 5 #1 27 :1 9 / 3 = 3 5 12 run "
+    "<root> 27 :0 3 5 9 12 children 2 go spawn 27 :1 #2 12 + 9 = 21 3 5 #1 9 / 3 = 3 5 12 run "
     "joined none joined 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 resume "
     "answer 9 / 3 = 3 , 5 * 3 = 15 , 15 + 12 = 27 end"
 )
@@ -146,7 +146,9 @@ def test_spawn_and_join_on_ids():
         ("<root> go run", "run without spawn"),
         ("<root> go spawn run", "spawn of nothing"),
         ("<root> go spawn #2 #1 3 run", "empty message"),
-        ("<root> go spawn 3 #1 3 run", "spawn without a message"),
+        ("<root> go spawn 3 run", "spawn of nothing"),
+        ("<root> go spawn 3 #1 run", "empty message"),
+        ("<root> go spawn 3 end #1 3 run", "'end' inside a spawn"),
         ("<root> go spawn #1 3 join run", "'join' inside a spawn"),
         ("<root> go spawn #3 3 #1 4 run", "'#1' after '#3'"),
         ("<root> go spawn #2 3 run", "run after '#2'"),

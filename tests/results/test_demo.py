@@ -141,10 +141,11 @@ def test_all_tokens_of_two_hundred_problems_are_the_engines(browser, tmp_path, l
         assert decoded_by_page(browser, lane, requests) == wanted, asked
 
 
-SPAWNS = ["spawn #2 27 :1 3 #1 27 run", "spawn #1 27 5 run", "spawn #3 1 #2 2 #1 3 run"]
+SPAWNS = ["spawn #2 27 :1 3 #1 27 run", "spawn 27 :1 #2 3 #1 5 run", "spawn #1 27 5 run",
+          "spawn #3 1 #2 2 #1 3 run"]
 ROOT = [*SPAWNS * 4, *["answer 3 + 4 = 7 end"] * 3, "answer none end", "answer 3 * 9 = 27 , 27 + 5 end",
         "end", "run", "spawn run", "spawn #2 5 run", "spawn #1 run", "spawn #2 3 #2 3 run", "spawn 3 run",
-        "spawn #1 go run"]  # fmt: skip
+        "spawn 3 #1 run", "spawn 3 go #1 4 run", "spawn #1 go run"]  # fmt: skip
 CHILD = [*["join 3 + 4 = 7 end", "join none end"] * 4, "join 7 end", "end", "join end", "join go 3 end",
          SPAWNS[0]]  # fmt: skip
 FILLING = "list", "27", ":1 3 + 4 = 7", "12345"

@@ -103,7 +103,7 @@ def test_what_is_compared(params):
 
 
 TEXTS = [
-    ("<root> 27 :0 3 5 9 go", "spawn #2 27 :1 9 - 5 = 4 3 #1 27 :1 9 / 3 = 3 5 run",
+    ("<root> 27 :0 3 5 9 go", "spawn 27 :1 #2 9 - 5 = 4 3 #1 9 / 3 = 3 5 run",
      "joined none joined 9 / 3 = 3 , 3 * 5 = 15 resume", "answer none end"),
     ("<child> 27 :1 9 - 5 = 4 3 go", "join none end"),
     ("<child> 27 :1 9 / 3 = 3 5 go", "join 9 / 3 = 3 , 3 * 5 = 15 end"),
@@ -133,11 +133,11 @@ def test_an_entry_by_hand(task, rollout):
     shown = rollout_entry(task, Problem("p", (3, 5, 9), 27), rollout, "here")
     facts = ("name", "solved", "answer", "reason", "total", "sequential", "children")
     assert [shown[name] for name in facts] == [
-        "here", False, "none", "declares no solution", 20 + 3 + 3 + 13, 20 + 13 + 3, 2
+        "here", False, "none", "declares no solution", 18 + 3 + 3 + 13, 18 + 13 + 3, 2
     ]  # fmt: skip
     root, first, second = shown["threads"]
-    assert root["parts"] == [[0, 20, TEXTS[0][0], TEXTS[0][1], [1, 2]], [33, 3, TEXTS[0][2], TEXTS[0][3], []]]
-    assert first["parts"] == [[20, 3, *TEXTS[1], []]] and first["end"] == 23
+    assert root["parts"] == [[0, 18, TEXTS[0][0], TEXTS[0][1], [1, 2]], [31, 3, TEXTS[0][2], TEXTS[0][3], []]]
+    assert first["parts"] == [[18, 3, *TEXTS[1], []]] and first["end"] == 21
     assert [(thread["returned"], thread["critical"]) for thread in (first, second)] == [
         ("none", False), ("9 / 3 = 3 , 3 * 5 = 15", True)
     ]  # fmt: skip

@@ -48,9 +48,9 @@ class Language {
 
   childPrompt(message) { return [...this.encode("<child>"), ...message, ...this.encode("go")]; }
 
-  /* The messages of the spawn block that ends `ids`. */
+  /* The messages of the spawn block that ends `ids`; each begins with what stands before the first. */
   messages(ids) {
-    const last = ids.length - 1, start = ids.lastIndexOf(this.ids.get("spawn")), found = [];
+    const last = ids.length - 1, start = ids.lastIndexOf(this.ids.get("spawn")), head = [], found = [];
     if (start < 0) return { position: last, reason: "run without spawn" };
     let left = 0;
     for (let position = start + 1; position < last; position++) {
@@ -60,12 +60,12 @@ class Language {
         left = count;
         found.push([]);
       } else if (FRAMING.has(word)) return { position, reason: `'${word}' inside a spawn` };
-      else if (!found.length) return { position, reason: "spawn without a message" };
-      else found.at(-1).push(ids[position]);
+      else (found.at(-1) ?? head).push(ids[position]);
     }
     if (!found.length) return { position: last, reason: "spawn of nothing" };
     if (left !== 1) return { position: last, reason: `run after '#${left}'` };
-    return found.every(message => message.length) ? found : { position: last, reason: "empty message" };
+    if (!found.every(message => message.length)) return { position: last, reason: "empty message" };
+    return found.map(message => [...head, ...message]);
   }
 
   /* What a child returns whose last token is `end`. */

@@ -63,11 +63,15 @@ static void write_operation(Text *text, const Operation *o) {
 static const Node *node_at(const Work *w, int64_t at) { return (const Node *)w->nodes.data + at; }
 
 /* A state: the operation that leads there, and the numbers that it leaves. */
-static void write_line(const Work *w, Text *text, int64_t at) {
+static void write_state(const Work *w, Text *text, int64_t at) {
     const Node *node = node_at(w, at);
-    write(text, DEPTH - node->depth);
     write_operation(text, &node->by);
     for (int64_t i = 0; i + 1 < node->count; i++) write(text, node->state[i]);
+}
+
+static void write_line(const Work *w, Text *text, int64_t at) {
+    write(text, DEPTH - node_at(w, at)->depth);
+    write_state(w, text, at);
 }
 
 /* The lines from the root down to a state. */
@@ -237,10 +241,12 @@ static Path run(Work *w, const Search *search, const Search *child, int64_t star
 
 static Path spawn(Work *w, Text *text, const Search *child, int64_t first, int64_t count) {
     Path paths[MOST_SUCCESSORS], found = {0};
-    write(text, SPAWN);
+    write(text, SPAWN, w->target); /* the head of all messages: what their states have in common */
+    write_lines(w, text, node_at(w, first)->parent);
+    write(text, DEPTH - node_at(w, first)->depth);
     for (int64_t i = 0; i < count; i++) {
-        write(text, COUNT - (count - i), w->target);
-        write_lines(w, text, first + i);
+        write(text, COUNT - (count - i));
+        write_state(w, text, first + i);
     }
     write(text, RUN);
     end_step(text);

@@ -140,7 +140,7 @@ def solve_given(
     """
 
     def draw(beam: int, rng: Random, **update: float) -> Trace:
-        chosen = method.model_copy(update={"beam": (beam, beam), "beam_draws": 1, **update})
+        chosen = method.model_copy(update={"beam": (beam, beam), **update})
         return solve(language, problem, chosen, max_value, rng)
 
     beams, asked = list(range(method.beam[0], method.beam[1] + 1)), wanted

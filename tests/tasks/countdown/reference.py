@@ -109,8 +109,11 @@ class Reference:
 
     def spawn(self, steps, children):
         nodes = [f"{self.target} {' '.join(lines)}" for lines, _, _ in children]
-        counted = [f"#{count} {node}" for count, node in zip(range(len(nodes), 0, -1), nodes, strict=True)]
-        steps.append(f"spawn {' '.join(counted)} run")
+        *shared, last = children[0][0]
+        depth = last.split()[0]
+        ends = [lines[-1].removeprefix(f"{depth} ") for lines, _, _ in children]
+        counted = [f"#{count} {end}" for count, end in zip(range(len(ends), 0, -1), ends, strict=True)]
+        steps.append(" ".join(["spawn", str(self.target), *shared, depth, *counted, "run"]))
         answers = []
         for node, (lines, said, state) in zip(nodes, children, strict=True):
             child = [f"<child> {node} go"]
