@@ -1,13 +1,14 @@
 """C sources that are compiled for this machine when they are first needed.
 
-A library is kept under `$XDG_CACHE_HOME/apr` (`~/.cache/apr`), named after the source, the compiler's options
-and the processor.
+A library is kept under `$XDG_CACHE_HOME/apr` (`~/.cache/apr`), named after the source, the headers
+that it includes in quotes, the compiler's options and the processor.
 """
 
 import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ def load_library(
 
 
 def _compiled(compiler: str, source: Path, options: Sequence[str]) -> Path:
-    identity = [source.read_text(), compiler, *options, platform.machine(), _processor()]
+    identity = [*_texts(source), compiler, *options, platform.machine(), _processor()]
     digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apr"
     library = folder / f"{source.stem}-{digest}.so"
@@ -55,6 +56,13 @@ def _compiled(compiler: str, source: Path, options: Sequence[str]) -> Path:
             command = [compiler, *options, str(source), "-o", str(partial), "-lm"]
             subprocess.run(command, check=True, capture_output=True, text=True)
     return library
+
+
+def _texts(source: Path) -> list[str]:
+    """Returns the text of a C file, then those of what it includes in quotes, in turn."""
+    text = source.read_text()
+    included = re.findall(r'^#include "(.+)"', text, re.MULTILINE)
+    return [text, *(part for name in included for part in _texts(source.parent / name))]
 
 
 def _processor() -> str:

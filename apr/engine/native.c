@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../core/exponential.h"
+
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16
 #define PANEL (2 * LANES)
@@ -106,21 +108,6 @@ static void multiply(int64_t rows, const Matrix *m, const float *x, int add, flo
             multiply_block(least(BLOCK, rows - row), panels, m, panel * PANEL, x + row * m->inputs, add,
                            out + row * m->outputs);
     }
-}
-
-/* e^x to some 2 ulp for |x| <= 87, and no more than that beyond; vectorises, as libm's does not. */
-INLINE float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
-    float n = rintf(x * 1.44269504f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    union { int32_t bits; float value; } power = {((int32_t)n + 127) << 23};
-    return (p * r * r + r + 1.0f) * power.value;
 }
 
 /* out (d) = weight x / sqrt(mean(x^2) + epsilon). */
