@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: run claims test lint status plan models animation site
 
 run: $(READY)
-	python -m snakemake --cores $(CORES) --config scale=$(SCALE) record=false
+	python -m snakemake --cores $(CORES) --config scale=$(SCALE) record=false first=headline
 	python -m apr commit --scale $(SCALE)
 
 claims: $(READY)

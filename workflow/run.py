@@ -17,17 +17,19 @@ from apr.core.process import OWNER, RUNS, alive, announce, end_with, identity, r
 from apr.pipeline.dvc import commit, why_not
 from apr.pipeline.plan import DEFAULT_SCALE, Plan
 from apr.pipeline.record import record
+from apr.pipeline.stages import STAGES
 from workflow.watch import Watch
 
-CONFIG = {"scale": DEFAULT_SCALE, "record": "true"}
-"""Keys of `--config`. `record=false` leaves it to `apr commit` to tell DVC."""
+CONFIG = {"scale": DEFAULT_SCALE, "record": "true", "first": ""}
+"""Keys of `--config`. `record=false` leaves it to `apr commit` to tell DVC; all other jobs wait for
+those of the stage `first`."""
 
 
 class Run:
     """A run of the jobs of `plan` that are stale."""
 
-    def __init__(self, plan: Plan, in_dvc: bool):
-        self.plan, self._started = plan, time.time()
+    def __init__(self, plan: Plan, in_dvc: bool, first: str = ""):
+        self.plan, self.first, self._started = plan, first, time.time()
         self._in_dvc = in_dvc and "DVC_STAGE" not in os.environ  # inside `dvc repro` DVC itself records
 
     def start(self, names: Iterable[str], cores: int) -> None:
@@ -71,6 +73,9 @@ def open_run(config: Mapping[str, Any], main: bool) -> Run:
         settings = CONFIG | {key: str(value) for key, value in config.items()}
         if settings["record"] not in ("true", "false"):
             raise ParamsError(f"--config record: {settings['record']} is not allowed; allowed: true, false")
+        if settings["first"] not in ("", *STAGES):
+            raise ParamsError(f"--config first: {settings['first']} is not allowed; "
+                              f"allowed: {', '.join(STAGES)}")
         set_environment(Path.cwd())
         plan = Plan(settings["scale"])
     except AprError as error:
@@ -85,7 +90,7 @@ def open_run(config: Mapping[str, Any], main: bool) -> Run:
             plan.sweep()
     os.environ[OWNER] = identity()
     os.environ["OMP_NUM_THREADS"] = str(plan.params.engine.torch_threads)
-    return Run(plan, in_dvc=settings["record"] == "true")
+    return Run(plan, settings["record"] == "true", settings["first"])
 
 
 def set_environment(here: Path) -> None:

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from apr.core.files import write_text
-from apr.core.params import PRETRAINED
+from apr.core.params import PRETRAINED, Params
 from apr.core.settings import read_yaml
 from apr.pipeline.code import Code
 from apr.pipeline.plan import load_scale, root_of, scales
@@ -46,29 +46,33 @@ def documents(repository: Path = Path()) -> dict[str, str]:
             preset = read_yaml(repository / f"presets/{scale}.yaml")
             found |= {f"{root}{file}": (repository / file).read_text() for file in PROJECT}
         deps = {name: packages(repository, code.of(*its.modules(params))) for name, its in STAGES.items()}
-        stages = {name: declaration(stage, scale, preset, deps[name]) for name, stage in STAGES.items()
-                  if list(stage.each(params))}
+        stages = {name: declaration(stage, scale, params, preset, deps[name])
+                  for name, stage in STAGES.items() if list(stage.each(params))}
         yaml.dump({"stages": stages, "plots": plots}, text := StringIO())
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         found[f"{root}dvc.yaml"] = HEAD + "\n".join(lines) + "\n"
     return found
 
 
-def declaration(stage: Stage, scale: str, preset: Mapping[str, Any], code: list[str]) -> dict[str, Any]:
+def declaration(
+    stage: Stage, scale: str, params: Params, preset: Mapping[str, Any], code: list[str]
+) -> dict[str, Any]:
     """Returns a stage as DVC wants it. Results of the default scale are in git, not in DVC's cache."""
     up, to, config = "", "", ""
     if root_of(scale):
         up, to, config = "../../", "cd ../.. && ", f"--config scale={scale} "
     settings, rule = stage.settings.split(), f"all_{stage.name}"
     own = [key for key in settings if sets(preset, key)]
-    params = CommentedSeq(settings)
+    keys = CommentedSeq(settings)
     if up:
-        params = CommentedSeq([{f"{up}params.yaml": settings}])
+        keys = CommentedSeq([{f"{up}params.yaml": settings}])
     if own:
-        params.append({f"{up}presets/{scale}.yaml": own})
-    params.fa.set_flow_style()
-    read = writers_of([path.split("/{")[0] for path in stage.read],
-                      {out: out for other in STAGES.values() for out in other.tracked})
+        keys.append({f"{up}presets/{scale}.yaml": own})
+    keys.fa.set_flow_style()
+    tracked = {out: out for other in STAGES.values() for out in other.tracked}
+    parts = list(stage.parts(params)) if stage.parts else []
+    wholes = [path.split("/{")[0] for path in stage.read(params) if path not in parts]
+    read = [*writers_of(wholes, tracked), *parts]
     outs: dict[str, list[Any]] = {}
     for out in stage.tracked:
         cached = {"cache": False} if out.startswith("results") and not up else {}
@@ -77,7 +81,7 @@ def declaration(stage: Stage, scale: str, preset: Mapping[str, Any], code: list[
     return {
         "desc": stage.description,
         "cmd": f"{to}python -m snakemake {config}--allowed-rules {rule} {stage.name} -- {rule}",
-        "params": params,
+        "params": keys,
         "deps": [*(f"{up}{path}" for path in [*code, *([PRETRAINED] if stage.base else [])]), *read],
         **outs,
     }

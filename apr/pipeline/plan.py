@@ -32,7 +32,7 @@ class Plan:
         self.stale: dict[str, Reason] = {}
         writers: dict[str, str] = {}
         for name, (stage, names) in jobs(self.params).items():
-            upstream = writers_of([path.format(**names) for path in stage.read], writers)
+            upstream = writers_of([path.format(**names) for path in stage.read(self.params)], writers)
             self.jobs[name] = job = self._job(name, stage, names, upstream)
             writers |= {path.format(**names): name for path in stage.written}
             if reason := why_stale(job, self._memory.hash_file):
@@ -68,6 +68,13 @@ class Plan:
         while reason := self.stale.get(name):
             yield name, reason
             name = reason.key if reason.kind in ("upstream", "stale") else ""
+
+    def needed(self, stage: str) -> set[str]:
+        """Returns a stage's jobs and all that they need."""
+        found = {name for name, job in self.jobs.items() if job.stage == stage}
+        for name in reversed(self.jobs):
+            found |= self.jobs[name].upstream.keys() if name in found else set()
+        return found
 
     def seals(self, stage: str | None = None) -> list[str]:
         """Returns the seals of one stage's jobs, or of all."""

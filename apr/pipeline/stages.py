@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from apr.core.params import Params, task_class
 from apr.core.recipe import seal_of
-from apr.evaluation.points import evaluated, teachers
+from apr.evaluation.points import evaluated, teachers, timed
 
 Names = dict[str, str]
 """What tells a job from the others of its stage, by the names in braces of the table."""
@@ -48,6 +48,8 @@ class Stage(NamedTuple):
     inputs: dict[str, str] = {}
     reads: tuple[str, ...] = ()
     """What is read besides the inputs, or below an input `root`."""
+    parts: Callable[[Params], Iterable[str]] | None = None
+    """All that is read below inputs that hold more."""
     writes: tuple[str, ...] = ()
     """What is written besides the outputs."""
     each: Callable[[Params], Iterable[Names]] = lambda params: [{}]
@@ -83,9 +85,11 @@ class Stage(NamedTuple):
             return [first.split("/{")[0]]
         return [*self.written, *([] if seal.startswith(f"{first}/") else [seal])]
 
-    @property
-    def read(self) -> tuple[str, ...]:
-        return (*(path for path in self.inputs.values() if path != "."), *self.reads)
+    def read(self, params: Params) -> list[str]:
+        """Returns what its jobs read: instead of an input of which they read parts, these."""
+        parts = list(self.parts(params)) if self.parts else []
+        wholes = [path for path in (*self.inputs.values(), *self.reads) if path != "."]
+        return [*(path for path in wholes if not any(part.startswith(f"{path}/") for part in parts)), *parts]
 
 
 EVALUATION = {"problems": "data/problems/test.parquet", "checkpoint": "data/models/{stage}/{model}"}
@@ -138,7 +142,7 @@ STAGES = {stage.name: stage for stage in (
         "prefill and decode seconds of the models, one problem at a time", "latency",
         "apr.evaluation.latency:measure_latency", f"{DECODING} eval.latency_problems",
         {"out": "data/latency.json"}, {"problems": "data/problems/test.parquet", "models": "data/models"},
-        gpu=True,
+        parts=lambda params: [f"data/models/{model}" for model in timed(params)], gpu=True,
     ),
     Stage(
         "each method's own solver on the test problems, counted as its model is", "teacher/{method}",
@@ -146,6 +150,12 @@ STAGES = {stage.name: stage for stage in (
         "task seed problems.numbers problems.max_value grammar traces.methods eval.problems eval.sweeps",
         {"out": "data/teacher/{method}.parquet"},
         {"problems": "data/problems/test.parquet", "tokenizer": "data/tokenizer"}, each=bases,
+    ),
+    Stage(
+        "Figures 4a, 5, 6 and 7, Table 3 and their claims, from the models that are timed", "headline",
+        "apr.results.headline:make_headline", DRAWN, {"out": "data/headline"},
+        {"evaluations": "data/eval", "latencies": "data/latency.json", "teachers": "data/teacher"},
+        parts=lambda params: [f"data/eval/{model}.parquet" for model in timed(params)],
     ),
     Stage(
         "the paper's figures and tables", "figures", "apr.results.figures:make_figures", DRAWN,

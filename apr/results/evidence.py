@@ -1,7 +1,7 @@
 """What figures and claims are made of: cells of the evaluation, latencies, and a record of what they lack."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
@@ -13,7 +13,7 @@ import pyarrow.csv
 from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.params import Params
-from apr.evaluation.points import evaluated, teachers
+from apr.evaluation.points import ModelId, evaluated, teachers
 from apr.evaluation.results import Cell, Key, read_cells
 from apr.evaluation.statistics import interval
 
@@ -113,14 +113,16 @@ def read_csv(path: Path) -> list[Row]:
 
 
 def read_evidence(
-    params: Params, evaluations: Path, latencies: Path, solvers: Path | None = None
+    params: Params, evaluations: Path, latencies: Path, solvers: Path | None = None, *,
+    models: Iterable[ModelId] | None = None,
 ) -> Evidence:
-    """Returns the files of every job that the sweeps name; a latency that was not measured is left out.
+    """Returns the files of every job that the sweeps name, or of some `models`; a latency that was not
+    measured is left out.
 
     With `solvers` also what each teacher did, under stage "solver".
     Raises `DataError` if an evaluation is missing or broken.
     """
-    paths = [evaluations / f"{model}.parquet" for model in evaluated(params)]
+    paths = [evaluations / f"{model}.parquet" for model in (evaluated(params) if models is None else models)]
     paths += [solvers / f"{method}.parquet" for method in teachers(params) if solvers]
     measured = read_json(latencies)["models"] if latencies.is_file() else {}
     timed: dict[Key, Mapping[str, Any]] = {}

@@ -65,6 +65,24 @@ def test_rules_read_and_write_what_the_table_says(bare):
         assert all(any(inside(path, other) for path in read) for other in above), name
 
 
+def test_the_headline_needs_the_models_of_its_figures(bare):
+    models = ["sft/sos_plus", "sft/apr", "rl/sos_plus", "rl/apr", "rl/apr_max"]
+    needed = {"problems", "tokenizer", "traces/sos_plus", "traces/apr", "teacher/sos_plus", "teacher/apr",
+              "latency", "headline", *models, *(f"evaluate/{model}" for model in models)}  # fmt: skip
+    assert Plan("default", ROOT).needed("headline") == needed
+    assert bare.planned_jobs("--", "headline") == needed
+
+
+def test_what_does_not_belong_to_the_headline_waits_for_it(bare):
+    plan = Plan("default", bare.path)
+    first, seal = plan.needed("headline"), plan.jobs["headline"].seal.removeprefix(f"{bare.path}/")
+    planned = bare.plan("--config", "first=headline")
+    assert planned.keys() == plan.jobs.keys()
+    assert {name for name, job in planned.items() if seal not in job["input"].split(", ")} == first
+    said = bare.run("snakemake", "-n", "--config", "first=headlines", fails=True)
+    assert "apr: error: --config first: headlines is not allowed; allowed: problems, tokenizer, " in said
+
+
 def test_the_table_calls_functions_that_take_what_it_gives():
     for stage in STAGES.values():
         taken = signature(function_of(stage.function)).parameters
@@ -141,7 +159,7 @@ def test_unknown_scale_and_config_key(bare):
     scales = "default, gpu, paper, seed1, seed2, smoke"
     assert f"apr: error: scale: 'large' is not allowed; allowed: {scales}" in output
     output = bare.run("snakemake", "-n", "--config", "scael=smoke", fails=True)
-    assert "apr: error: --config scael: unknown key; allowed: scale, record" in output
+    assert "apr: error: --config scael: unknown key; allowed: scale, record, first" in output
 
 
 @pytest.mark.parametrize("verb", ["run", "claims", "status", "prune", "chunk"])
@@ -174,7 +192,7 @@ def test_the_contents_of_a_pretrained_model_are_in_recipes(bare):
         assert not any(name == "demo" for name in recipes()), "its page has this project's own tokens"
         readers = {name.split("/")[0] for name, recipe in recipes().items() if "base" in recipe}
         assert readers == {"tokenizer", "sft"}
-        below = {"sft", "rl", "evaluate", "latency", "figures", "claims", "checks", "report"}
+        below = {"sft", "rl", "evaluate", "latency", "headline", "figures", "claims", "checks", "report"}
         assert changed_by("model.safetensors") == below
         assert changed_by(hidden) == changed_by("generation_config.json") == set()
         assert changed_by("tokenizer.json") == below | {"tokenizer", "traces", "teacher"}

@@ -17,7 +17,8 @@ from tests.workflow import slurm
 PROFILE = ("--profile", "workflow/profiles/slurm", "--cores", "16")
 GPU_RULES = {stage.name for stage in STAGES.values() if stage.gpu}
 GROUPS = {"problems": "data", "tokenizer": "data", "traces": "data", "teacher": "data",
-          "figures": "results", "claims": "results", "checks": "results", "demo": "results"}  # fmt: skip
+          "headline": "headline", "figures": "results",
+          "claims": "results", "checks": "results", "demo": "results"}  # fmt: skip
 
 
 def test_the_profile_plans_the_same_jobs_with_their_resources(bare):

@@ -15,8 +15,8 @@ PROGRAMS = ("make", "snakemake", "dvc", "apr", "python", "accelerate", "vllm", "
 ABLATION = "docs/ablation.md"
 
 HERE = [
-    "snakemake --cores 2", "snakemake --cores 2 demo", "snakemake -n", "dvc repro", "dvc exp show",
-    "make status", "python -m apr --help",
+    "snakemake --cores 2", "snakemake --cores 2 demo", "snakemake --cores 2 headline", "snakemake -n",
+    "dvc repro", "dvc exp show", "make status", "python -m apr --help",
 ]  # fmt: skip
 """Run below, where everything has been made at the smoke scale."""
 PIPELINE = "tests/workflow/test_pipeline.py"

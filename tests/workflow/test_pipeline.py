@@ -13,9 +13,10 @@ from moto.server import ThreadedMotoServer
 
 from apr.pipeline.plan import Plan
 from apr.results.figures.make import FIGURES
+from apr.results.headline import NAMES
 from tests.conftest import Laboratory
 
-AFTER_RL = {"evaluate", "latency", "figures", "claims", "checks", "report"}
+AFTER_RL = {"evaluate", "latency", "headline", "figures", "claims", "checks", "report"}
 AFTER_TOKENIZER = {"traces", "sft", "rl", "teacher", "demo"} | AFTER_RL
 
 
@@ -54,9 +55,22 @@ def test_all_figures_are_made_and_both_tools_are_done(made):
     for exhibit in FIGURES:
         for suffix in ("svg", "png", "csv"):
             assert (made.path / f"results/figures/{exhibit.name}.{suffix}").stat().st_size > 0
-    assert not made.planned()
+    assert not made.planned() and not made.planned("--config", "first=headline")
     assert not made.changed_in_dvc()
     assert "up to date" in made.run("dvc", "repro")
+
+
+def test_the_headline_is_what_a_whole_run_says(made):
+    figures, headline = made.path / "results/figures", made.path / "data/headline"
+    assert {path.name for path in headline.iterdir()} == {
+        *(f"{name}.{suffix}" for name in NAMES for suffix in ("csv", "svg", "png")),
+        "claims.md", "claims.csv", "recipe.json",
+    }  # fmt: skip
+    for name in NAMES:
+        assert (headline / f"{name}.csv").read_text() == (figures / f"{name}.csv").read_text()
+    whole, ours = ((folder / "claims.csv").read_text().splitlines() for folder in (figures.parent, headline))
+    assert len(ours) > 10 and set(ours) <= set(whole)
+    assert "equal_sequences" not in "\n".join(ours), "its rival was not looked at"
 
 
 def test_the_run_is_recorded(made):
@@ -79,7 +93,7 @@ def test_the_run_is_recorded(made):
     [
         ("rl.learning_rate", 3e-5, {"rl", "demo"} | AFTER_RL),
         ("eval.sweeps.window.temperatures", [0.5], {"teacher"} | AFTER_RL),
-        ("eval.bootstrap", 77, {"figures", "claims", "checks", "report"}),
+        ("eval.bootstrap", 77, {"headline", "figures", "claims", "checks", "report"}),
         ("sft.learning_rate", 1e-5, {"sft", "rl", "demo"} | AFTER_RL),
         ("seed", 5, {"problems", "traces", "sft", "rl", "teacher", "demo"} | AFTER_RL),
     ],
@@ -93,9 +107,9 @@ def test_one_edit_plans_the_same_in_both(made, key, value, expected):
 def test_jobs_are_planned_one_by_one(made):
     edit(made, "rl.policies.apr_max.kl", 0.5)
     edit(made, "eval.sweeps.window.temperatures", [0.5])
-    assert made.planned_jobs() == {
+    assert made.planned_jobs() == made.planned_jobs("--config", "first=headline") == {
         "rl/apr_max", "evaluate/rl/apr_max", "evaluate/sft/sos_plus", "latency", "teacher/sos_plus",
-        "figures", "claims", "checks", "report",
+        "headline", "figures", "claims", "checks", "report",
     }
 
 
@@ -146,7 +160,8 @@ def test_a_file_changed_inside_a_checkpoint_is_seen(made):
     weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     try:
         assert made.planned_jobs() == {
-            "rl/apr", "evaluate/rl/apr", "latency", "figures", "claims", "checks", "report", "demo",
+            "rl/apr", "evaluate/rl/apr", "latency", "headline", "figures", "claims", "checks", "report",
+            "demo",
         }  # fmt: skip
         assert "rl" in made.changed_in_dvc()
     finally:

@@ -30,12 +30,18 @@ def recipe(job):
     return lambda wildcards: PLAN.recipe(job.format(**wildcards))
 
 
+# What `--config first=STAGE` needs, and what all other jobs then wait for.
+FIRST = PLAN.needed(RUN.first) if RUN.first else set(PLAN.jobs)
+
+
 # And what other jobs made, by names of the table. Its dates, which a checkout may set to anything, do not count for a
 # job that is fresh.
 def made(job, *paths):
     def resolve(wildcards):
         name = job.format(**wildcards)
         found = [path.format(**JOBS[name][1]) for path in paths]
-        return found if name in PLAN.stale else [ancient(path) for path in found]
+        if name not in PLAN.stale:
+            return [ancient(path) for path in found]
+        return found + ([] if name in FIRST else PLAN.seals(RUN.first))
 
     return resolve

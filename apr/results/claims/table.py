@@ -32,14 +32,19 @@ def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Pa
                         for root, other in (others or {}).items())]  # fmt: skip
     pooled = pool(runs)
     rows = [claim_row(claim, pooled, runs) for claim in CLAIMS]
-    text = render("claims/table.md", rows=[row | printed(row) for row in rows])
-    write_text(out, text)
-    write_text(out.with_suffix(".csv"), csv_text(rows))
+    text = write_claims(out, rows)
     if update_readme is not None:
         before, _, after = _split(update_readme)
         write_text(update_readme, f"{before}{START}{text}{END}{after}")
     if readme is not None:
         check_readme(readme, {row["claim"]: row["status"] for row in rows})
+
+
+def write_claims(out: Path, rows: Sequence[Row]) -> str:
+    """Writes the table to `out` and its CSV beside it; returns the table."""
+    write_text(out, text := render("claims/table.md", rows=[row | printed(row) for row in rows]))
+    write_text(out.with_suffix(".csv"), csv_text(rows))
+    return text
 
 
 def claim_row(claim: Claim, evidence: Evidence, runs: Sequence[Evidence] = ()) -> Row:
