@@ -13,7 +13,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16
-#define ROWS 4 /* of a product that are summed at the same time: with them the sums fill the registers */
+#define ROWS 8 /* of a product that are summed at the same time: two vectors each fill half of the registers */
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 #ifdef BFLOAT16
@@ -52,7 +52,8 @@ void apr_norm(int64_t rows, int64_t d, float epsilon, const float *x, const floa
     }
 }
 
-/* The gradient of x / rms(x) times weight: along (d) by that of its output; adds the weight's. */
+/* From the gradient of weight x factor, where factor = 1 / rms(x), to the slope of that of x, which is
+ * factor (grad weight - slope x). */
 INLINE float norm_slope(int64_t d, const float *x, const float *weight, float factor, const float *grad) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
@@ -142,30 +143,43 @@ INLINE void rotate_backward(Turn turn, int64_t d, const real *x, float factor, c
 INLINE vector load(const float *x) { return *(const vector *)x; }
 INLINE void store(float *x, vector y) { *(vector *)x = y; }
 
-/* scores (rows, n) = q (rows, d) keys (d, n), up to the block of the last row's own position. */
-INLINE void multiply_scores(int64_t last, int64_t rows, int64_t d, int64_t n, const float *q, const float *keys,
+/* scores (ROWS, n) = q (ROWS, d) keys (d, n), up to column `end`, a multiple of LANES. */
+INLINE void multiply_scores(int64_t end, int64_t d, int64_t n, const float *q, const float *keys,
                             float *scores) {
-    for (int64_t t = 0; t <= last; t += LANES) {
+    for (int64_t t = 0; t < end; t += LANES) {
         vector sums[ROWS] = {};
         for (int64_t i = 0; i < d; i++) {
             vector key = load(keys + i * n + t);
             for (int64_t r = 0; r < ROWS; r++) sums[r] += q[r * d + i] * key;
         }
-        for (int64_t r = 0; r < rows; r++) store(scores + r * n + t, sums[r]);
+        for (int64_t r = 0; r < ROWS; r++) store(scores + r * n + t, sums[r]);
     }
 }
 
-/* out (rows, d) = weights x (count, d), where the weight of row r for t is weights[r * along + t * across]. */
-INLINE void multiply(int64_t first, int64_t count, int64_t rows, int64_t d, int64_t along, int64_t across,
-                     const float *weights, const float *x, float *out) {
-    for (int64_t i = 0; i < d; i += LANES) {
-        vector sums[ROWS] = {};
-        for (int64_t t = first; t < count; t++) {
-            vector value = load(x + t * d + i);
-            for (int64_t r = 0; r < ROWS; r++) sums[r] += weights[r * along + t * across] * value;
+/* `count` vectors of each row of `multiply`. */
+INLINE void multiply_part(int64_t count, int64_t first, int64_t end, int64_t d, int64_t along, int64_t across,
+                          const float *weights, const float *x, float *out) {
+    vector sums[ROWS][2] = {};
+    for (int64_t t = first; t < end; t++)
+        for (int64_t i = 0; i < count; i++) {
+            vector value = load(x + t * d + i * LANES);
+            for (int64_t r = 0; r < ROWS; r++) sums[r][i] += weights[r * along + t * across] * value;
         }
-        for (int64_t r = 0; r < rows; r++) store(out + r * d + i, sums[r]);
-    }
+    for (int64_t r = 0; r < ROWS; r++)
+        for (int64_t i = 0; i < count; i++) {
+            float *to = out + r * d + i * LANES;
+            store(to, load(to) + sums[r][i]);
+        }
+}
+
+/* out (ROWS, d) += weights x (from row `first` to `end`, d), where the weight of row r for t is
+ * weights[r * along + t * across]. */
+INLINE void multiply(int64_t first, int64_t end, int64_t d, int64_t along, int64_t across, const float *weights,
+                     const float *x, float *out) {
+    int64_t i = 0;
+    for (; i + 2 * LANES <= d; i += 2 * LANES)
+        multiply_part(2, first, end, d, along, across, weights, x + i, out + i);
+    if (i < d) multiply_part(1, first, end, d, along, across, weights, x + i, out + i);
 }
 
 /* The sizes of a pass: `starts` (threads + 1) are the rows at which threads begin, `most` is the longest thread;
@@ -177,8 +191,11 @@ typedef struct {
     const float *cosine, *sine, *query_weight, *key_weight;
 } Attention;
 
+/* `count` rounded up to vectors. */
+INLINE int64_t whole(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+
 /* Columns of scratch for a thread: a multiple of LANES, and no power of two, whose rows share a cache's lines. */
-INLINE int64_t columns(int64_t most) { return (most + LANES - 1) / LANES * LANES + LANES; }
+INLINE int64_t columns(int64_t most) { return whole(most) + LANES; }
 
 INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
 
@@ -216,23 +233,25 @@ INLINE void copy_all(int64_t length, int64_t width, int64_t d, const real *x, fl
 INLINE void transpose(int64_t length, int64_t d, int64_t n, const float *x, float *out) {
     for (int64_t i = 0; i < d; i++) {
         for (int64_t t = 0; t < length; t++) out[i * n + t] = x[t * d + i];
-        for (int64_t t = length; t < columns(length) - LANES; t++) out[i * n + t] = 0.0f;
+        for (int64_t t = length; t < whole(length); t++) out[i * n + t] = 0.0f;
     }
 }
 
-/* scores (n) of position `last` become weights of the positions up to it, zero after it up to `end`. */
-INLINE void softmax(float *scores, int64_t last, int64_t end) {
+/* scores (end) of position `last`, which is in the last vector of them, become weights of what is up to it,
+ * zero after it, so far without the factor that is returned. Writes up to a vector beyond `end`. */
+INLINE float softmax(float *scores, int64_t last, int64_t end) {
     float most = -INFINITY, total = 0.0f;
+    end &= -LANES; /* as it is; now the compiler knows that no part of a vector is left */
+    store(scores + last + 1, most + (vector){});
 #pragma omp simd reduction(max : most)
-    for (int64_t t = 0; t <= last; t++) most = scores[t] > most ? scores[t] : most;
+    for (int64_t t = 0; t < end; t++) most = scores[t] > most ? scores[t] : most;
 #pragma omp simd reduction(+ : total)
-    for (int64_t t = 0; t <= last; t++) {
+    for (int64_t t = 0; t < end; t++) {
         scores[t] = exponential(scores[t] - most);
         total += scores[t];
     }
-    float factor = 1.0f / total;
-    for (int64_t t = 0; t <= last; t++) scores[t] *= factor;
-    for (int64_t t = last + 1; t < end; t++) scores[t] = 0.0f;
+    store(scores + last + 1, (vector){});
+    return 1.0f / total;
 }
 
 #define SCRATCH(name, count) float *name = buffer; buffer += (count)
@@ -240,7 +259,7 @@ INLINE void softmax(float *scores, int64_t last, int64_t end) {
 INLINE void attend(const Attention *a, int64_t d, const real *projected, float *buffer, real *out) {
     int64_t n = columns(a->most), size = (n + ROWS) * d;
     SCRATCH(keys, size); SCRATCH(values, size); SCRATCH(queries, size); SCRATCH(turned, n * d);
-    SCRATCH(factors, n); SCRATCH(scores, ROWS * n); SCRATCH(result, ROWS * d);
+    SCRATCH(factors, n); SCRATCH(scores, ROWS * n);
     for (int64_t thread = 0; thread < a->threads; thread++) {
         Thread t = thread_of(a, d, projected, thread);
         for (int64_t group = 0; group < a->groups; group++) {
@@ -250,13 +269,15 @@ INLINE void attend(const Attention *a, int64_t d, const real *projected, float *
             for (int64_t head = group * t.share; head < (group + 1) * t.share; head++) {
                 rotate_all(t, t.query, d, head, queries, factors);
                 for (int64_t first = 0; first < t.length; first += ROWS) {
-                    int64_t rows = least(ROWS, t.length - first), end = first + rows;
-                    multiply_scores(end - 1, rows, d, n, queries + first * d, turned, scores);
-                    for (int64_t r = 0; r < rows; r++) softmax(scores + r * n, first + r, end);
-                    multiply(0, end, rows, d, n, 1, scores, values, result);
+                    int64_t rows = least(ROWS, t.length - first), end = first + rows, block = whole(end);
+                    float result[ROWS * d], scale[ROWS];
+                    memset(result, 0, sizeof result);
+                    multiply_scores(block, d, n, queries + first * d, turned, scores);
+                    for (int64_t r = 0; r < rows; r++) scale[r] = softmax(scores + r * n, first + r, block);
+                    multiply(0, end, d, n, 1, scores, values, result);
                     for (int64_t r = 0; r < rows; r++) {
                         real *to = out + ((a->starts[thread] + first + r) * a->heads + head) * d;
-                        for (int64_t i = 0; i < d; i++) to[i] = put(result[r * d + i]);
+                        for (int64_t i = 0; i < d; i++) to[i] = put(result[r * d + i] * scale[r]);
                     }
                 }
             }
@@ -270,8 +291,8 @@ INLINE void attend_backward(const Attention *a, int64_t d, const real *projected
     int64_t n = columns(a->most), size = (n + ROWS) * d;
     SCRATCH(keys, size); SCRATCH(values, size); SCRATCH(queries, size); SCRATCH(grads, size);
     SCRATCH(outputs, size); SCRATCH(turned_keys, n * d); SCRATCH(turned_values, n * d);
-    SCRATCH(factors, n); SCRATCH(query_factors, n); SCRATCH(weights, n * n); SCRATCH(slopes, n * n);
-    SCRATCH(key_grads, size); SCRATCH(value_grads, size); SCRATCH(result, ROWS * d);
+    SCRATCH(factors, n); SCRATCH(query_factors, n); SCRATCH(key_grads, size); SCRATCH(value_grads, size);
+    SCRATCH(weights, (n + ROWS) * n); SCRATCH(slopes, (n + ROWS) * n);
     for (int64_t thread = 0; thread < a->threads; thread++) {
         Thread t = thread_of(a, d, projected, thread);
         int64_t length = t.length, start = a->starts[thread];
@@ -289,17 +310,20 @@ INLINE void attend_backward(const Attention *a, int64_t d, const real *projected
                 copy_all(length, a->heads * d, d, grad + own, grads);
                 copy_all(length, a->heads * d, d, out + own, outputs);
                 for (int64_t first = 0; first < length; first += ROWS) {
-                    int64_t rows = least(ROWS, length - first), end = first + rows;
-                    int64_t block = columns(end) - LANES;
-                    float *w = weights + first * n, *s = slopes + first * n;
-                    multiply_scores(end - 1, rows, d, n, queries + first * d, turned_keys, w);
-                    multiply_scores(end - 1, rows, d, n, grads + first * d, turned_values, s);
+                    int64_t rows = least(ROWS, length - first), end = first + rows, block = whole(end);
+                    float *w = weights + first * n, *s = slopes + first * n, result[ROWS * d];
+                    memset(result, 0, sizeof result);
+                    multiply_scores(block, d, n, queries + first * d, turned_keys, w);
+                    multiply_scores(block, d, n, grads + first * d, turned_values, s);
                     for (int64_t r = 0; r < rows; r++) {
-                        softmax(w + r * n, first + r, block);
+                        float factor = softmax(w + r * n, first + r, block);
                         float mean = dot(grads + (first + r) * d, outputs + (first + r) * d, d);
-                        for (int64_t k = 0; k < block; k++) s[r * n + k] = w[r * n + k] * (s[r * n + k] - mean);
+                        for (int64_t k = 0; k < block; k++) {
+                            w[r * n + k] *= factor;
+                            s[r * n + k] = w[r * n + k] * (s[r * n + k] - mean);
+                        }
                     }
-                    multiply(0, end, rows, d, n, 1, s, keys, result);
+                    multiply(0, end, d, n, 1, s, keys, result);
                     for (int64_t r = 0; r < rows; r++) {
                         int64_t place = (first + r) * t.width + head * d;
                         rotate_backward(at(t.query, (first + r) * d), d, t.rows + place,
@@ -308,11 +332,8 @@ INLINE void attend_backward(const Attention *a, int64_t d, const real *projected
                     }
                 }
                 for (int64_t first = 0; first < length; first += ROWS) {
-                    int64_t rows = least(ROWS, length - first);
-                    multiply(first, length, rows, d, 1, n, slopes + first, queries, result);
-                    for (int64_t i = 0; i < rows * d; i++) key_grads[first * d + i] += result[i];
-                    multiply(first, length, rows, d, 1, n, weights + first, grads, result);
-                    for (int64_t i = 0; i < rows * d; i++) value_grads[first * d + i] += result[i];
+                    multiply(first, length, d, 1, n, slopes + first, queries, key_grads + first * d);
+                    multiply(first, length, d, 1, n, weights + first, grads, value_grads + first * d);
                 }
             }
             for (int64_t row = 0; row < length; row++) {
@@ -337,7 +358,7 @@ INLINE void attend_backward(const Attention *a, int64_t d, const real *projected
 
 static float *scratch(const Attention *a) {
     int64_t n = columns(a->most) + ROWS;
-    return malloc((9 * n * a->d + 2 * n + 2 * n * n + ROWS * (n + a->d)) * sizeof(float));
+    return malloc((9 * n * a->d + 2 * n + 2 * n * n) * sizeof(float));
 }
 
 /* out (rows, heads, d): each token attends to its own thread so far. projected (rows, heads + 2 groups, d) are

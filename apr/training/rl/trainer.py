@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import pad
+from trl.trainer import utils
 
 from apr.training.layers import quickest, use_kernels
 from apr.training.rl.packing import NOT_SCORED, PackedRow
@@ -33,6 +33,9 @@ class PackedGRPOTrainer(GRPOTrainer):
         for model in filter(None, (self.model, self.ref_model)):
             # As the sampler decodes; gradients need not be as exact as the ratio to what it sampled.
             use_kernels(model, torch.float32, of_gradients=quickest(self.accelerator.device))
+        # TRL's tiles of logits are as wide as that, and few columns of them a page of memory for each token.
+        widest = utils._CHUNKED_LOGPROB_CHUNK_SIZE
+        utils._CHUNKED_LOGPROB_CHUNK_SIZE = min(widest, cast(Any, self.model).config.vocab_size)
         self.remove_callback(PrinterCallback)
         self._sample, self._skeleton = sample, before_sharding(self)
 
@@ -90,7 +93,7 @@ def columns(rows: Sequence[PackedRow], padding: int) -> dict[str, torch.Tensor]:
     """Returns a batch by TRL's names: prompts padded on the left, what is behind them on the right."""
 
     def column(parts: Sequence[Sequence[float]], fill: int = 0, side: str = "right") -> torch.Tensor:
-        return pad([torch.tensor(part) for part in parts], padding_value=fill, padding_side=side)
+        return utils.pad([torch.tensor(part) for part in parts], padding_value=fill, padding_side=side)
 
     longest = max(len(row.prompt_ids) for row in rows)
     return {
