@@ -9,7 +9,7 @@ from functools import cache
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, create_model, model_validator
 
@@ -78,10 +78,6 @@ class TraceMethod(Section):
     def spawns(self) -> int:
         """Threads that are spawned at a time, at most; 0 where the solver is serial."""
         raise NotImplementedError
-
-    def conditioned(self) -> Self:
-        """Returns how a trace is made that is asked for a number of children."""
-        return self
 
     @property
     def counts(self) -> Literal["tokens", "children"]:

@@ -52,8 +52,9 @@ def draw_trace(task: Task, problem: Problem, name: str, method: TraceMethod) -> 
 
 
 def draw_condition(task: Task, trace: Trace, method: TraceMethod, rng: Random) -> Condition | None:
-    """Returns what the prompt asks for: the children that were spawned or a budget of tokens; nothing if
-    there are more children than can be asked for."""
+    """Returns what the prompt asks for: the children that were spawned or a budget of tokens; or nothing."""
+    if rng.random() >= method.condition_share:
+        return None
     if not method.spawns:
         cut = rng.random() < method.cut_share
         return Condition("tokens", token_budget(task, len(trace[0].ids), cut, rng))
@@ -100,12 +101,11 @@ def trace_rows(task: Task, problem: Problem, name: str) -> list[dict[str, Any]]:
     """Returns the rows of one problem, without loss masks; none if a thread of its trace does not fit the
     window."""
     method, window = task.params.traces.methods[name], task.params.grammar.window
-    rng = derive_rng(task.params.seed, "condition", name, problem.id)
-    conditioned = rng.random() < method.condition_share
-    trace = draw_trace(task, problem, name, method.conditioned() if conditioned else method)
+    trace = draw_trace(task, problem, name, method)
     if trace is None:
         return []
-    condition = draw_condition(task, trace, method, rng) if conditioned else None
+    rng = derive_rng(task.params.seed, "condition", name, problem.id)
+    condition = draw_condition(task, trace, method, rng)
     root, *children = asked(task, problem, trace, condition)
     if not method.spawns:
         root = give_up(task, root, condition.amount if condition else window)

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +15,7 @@ from apr.tasks import make_tokenizer, open_task
 from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem
 from apr.tasks.problems import generate_problems, make_problems, read_problems
 from apr.training import traces
-from apr.training.traces import TRACE_SCHEMA, draw_trace, make_traces, trace_rows
+from apr.training.traces import TRACE_SCHEMA, draw_trace, make_traces
 
 PARAMS = load_params("params.yaml")
 TASK = open_task(PARAMS)
@@ -75,19 +74,6 @@ def _check_rows(rows, params):
             assert asked in LANGUAGE.vocabulary.decode(row["token_ids"])
     roots = sum(row["role"] == "root" for row in rows)
     assert 0.4 < conditioned / roots < 0.6
-
-
-def test_every_number_of_children_is_asked_for_alike_though_beams_have_a_mode():
-    wide, counts = ((3, 7, 11, 19), 50), {True: Counter(), False: Counter()}  # more than ten successors
-    for place in range(2000):
-        rows = trace_rows(TASK, Problem(f"train-{place}", *wide), "apr")
-        if rows:
-            counts[rows[0]["condition_kind"] is not None][rows[0]["children"]] += 1
-    spawned = {kind: sum(count for children, count in of.items() if children) for kind, of in counts.items()}
-    shares = {kind: [counts[kind][k] / spawned[kind] for k in range(2, 11)] for kind in counts}
-    assert shares[True] == pytest.approx([1 / 9] * 9, abs=0.04)
-    of_pairs = [7, 11, 15, 19, 17, 13, 9, 5, 1]  # of 97 pairs of draws whose mean is at least 2
-    assert shares[False] == pytest.approx([pairs / 97 for pairs in of_pairs], abs=0.04)
 
 
 def test_token_budgets_cover_the_trace(tokenizer, train, tmp_path):

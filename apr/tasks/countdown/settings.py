@@ -40,10 +40,9 @@ class Solver(TraceMethod):
     solver: Literal["sos", "sos_plus", "apr"]
     beam: Annotated[Range, only(lambda ends: ends[0] >= 1, "from 1 on")]
     """Children kept per node, drawn per problem; of the parent, for `apr`."""
-    beam_draws: Positive = 1
-    """The beam is the mean, rounded down, of so many uniform draws; of one where a number of children is
-    asked for. Of one draw, as in the paper, all beams are as likely, and which of them greedy decoding takes
-    is chance; two have a mode in the middle and fall off evenly."""
+    middle_share: Share = 0.0
+    """Share of the beams that are the middle of `beam`, rounded down; the others are drawn evenly. If all are,
+    as in the paper, all beams are as likely, and which of them greedy decoding takes is chance."""
     heuristic: Literal["multiply", "result"] = "multiply"
     """What a beam keeps and a queue takes first: states whose numbers, or whose newest number, are near
     factors of the target."""
@@ -55,9 +54,6 @@ class Solver(TraceMethod):
     """`apr`: `promising` of the serial search inside a child."""
     spawn_depth: Natural = 0
     """`apr`: deepest node (root = 0) whose children may be spawned."""
-
-    def conditioned(self) -> "Solver":
-        return self.model_copy(update={"beam_draws": 1})
 
     @property
     def spawns(self) -> int:

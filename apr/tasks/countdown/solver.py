@@ -100,7 +100,8 @@ _said = lru_cache(8)(_Said)  # of a process's languages
 
 def solve(language: Language, problem: Problem, method: Solver, max_value: int | None, rng: Random) -> Trace:
     """Returns a random trace of the solver of `method` on `problem`."""
-    beam = sum(rng.randint(*method.beam) for _ in range(method.beam_draws)) // method.beam_draws
+    middle = method.middle_share > 0 and rng.random() < method.middle_share
+    beam = sum(method.beam) // 2 if middle else rng.randint(*method.beam)
     settings = _Settings(
         beam, beam, method.solver != "sos", -1, method.heuristic == "result",
         NO_BOUND if max_value is None else max_value, method.promising, method.child_promising,

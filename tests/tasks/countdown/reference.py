@@ -44,8 +44,8 @@ class Reference:
 
     def __init__(self, problem, method, max_value, rng):
         self.target, self.method, self.max_value, self.rng = problem.target, method, max_value, rng
-        draws = [rng.randint(*method.beam) for _ in range(method.beam_draws)]
-        beam = floor(fmean(draws))
+        middle = method.middle_share and rng.random() < method.middle_share
+        beam = floor(fmean(method.beam)) if middle else rng.randint(*method.beam)
         promising = float(rng.random() < 0.5) if method.solver == "sos" else method.promising
         self.child_beam = rng.randint(beam, max(beam, method.child_beam)) if method.solver == "apr" else beam
         depth = method.spawn_depth if method.solver == "apr" else -1
