@@ -41,8 +41,8 @@ class Solver(TraceMethod):
     beam: Annotated[Range, only(lambda ends: ends[0] >= 1, "from 1 on")]
     """Children kept per node, drawn per problem; of the parent, for `apr`."""
     middle_share: Share = 0.0
-    """Share of the beams that are the middle of `beam`, rounded down; the others are drawn evenly. If all are,
-    as in the paper, all beams are as likely, and which of them greedy decoding takes is chance."""
+    """Share of the beams that are the middle of `beam`, rounded down; the others are drawn evenly. Where all
+    are, as in the paper, beams are as likely, and which of them greedy decoding takes is chance."""
     heuristic: Literal["multiply", "result"] = "multiply"
     """What a beam keeps and a queue takes first: states whose numbers, or whose newest number, are near
     factors of the target."""
