@@ -6,6 +6,7 @@ from apr.core.files import write_rows
 from apr.core.params import Params
 from apr.core.progress import Meter
 from apr.core.seeds import derive_seed
+from apr.engine.shared import SharedDecoder
 from apr.evaluation.points import ModelId, Phase, Point, first_problems, point_columns, points
 from apr.evaluation.results import EVAL_SCHEMA, ledger
 from apr.language import Condition
@@ -44,7 +45,7 @@ def evaluate(params: Params, model: str, stage: Phase, problems: Path, checkpoin
             if ended:
                 meter.update(done, f"accuracy {right / done:.1%}, {sampled} tokens")
 
-        rollouts = orchestrate(params, language, decoder).run(requests, tell)
+        rollouts = orchestrate(params, language, SharedDecoder(decoder)).run(requests, tell)
     rows = [
         point_columns(params, named, problem, point)
         | judge(task, problem, rollout)._asdict()

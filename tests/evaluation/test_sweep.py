@@ -9,6 +9,7 @@ from apr.core.files import read_json, read_rows, write_rows
 from apr.engine.checkpoint import load_model
 from apr.engine.servers.serve import EngineServer
 from apr.engine.slots import SlotEngine
+from apr.evaluation import sweep
 from apr.evaluation.latency import Stopwatch, measure_latency
 from apr.evaluation.points import ModelId, Point, evaluated, points
 from apr.evaluation.results import EVAL_SCHEMA, TIMED, Key, ledger, percentiles, read_cells
@@ -138,6 +139,27 @@ def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, tiny_param
         Key("apr", "sft", 0.0): 1, Key("apr", "sft", 1.0): 3, Key("apr", "sft", 0.0, 2): 1,
         Key("apr", "sft", 1.0, 2): 1,
     }  # fmt: skip
+
+
+def test_a_greedy_thread_of_several_points_is_decoded_once(tiny_params, world, tmp_path, monkeypatch):
+    sweeps = {join: {"models": ["apr"], "conditions": [2, 3], "temperatures": [0.0, 1.0], "join": join}
+              for join in ("all", "any")}  # fmt: skip
+    params = tiny_params(eval={"problems": 4, "latency_problems": 2, "sweeps": sweeps})
+    opened, open_thread = [], SlotEngine.open
+
+    def counted(engine, key, prompt, *settings):
+        opened.append(tuple(prompt))
+        open_thread(engine, key, prompt, *settings)
+
+    monkeypatch.setattr(SlotEngine, "open", counted)
+    evaluate(params, "apr", "sft", *world, tmp_path / "a.parquet")
+    shared, opened[:] = list(opened), []
+    monkeypatch.setattr(sweep, "SharedDecoder", lambda decoder: decoder)
+    evaluate(params, "apr", "sft", *world, tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    threads = sum(row["threads"] for row in read_rows(tmp_path / "b.parquet", EVAL_SCHEMA))
+    assert len(opened) == threads == 32, "of a model that never spawns"
+    assert len(shared) == 16 and set(shared) == set(opened)
 
 
 @pytest.mark.parametrize("backend", ["vllm", "sglang"])

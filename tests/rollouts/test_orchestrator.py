@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from apr.engine.interface import Sampling, Segment
+from apr.engine.shared import SharedDecoder
 from apr.engine.slots import SlotEngine
 from apr.language.thread_syntax import ThreadSyntax
 from apr.language.vocabulary import Vocabulary
@@ -311,6 +312,20 @@ def test_who_runs_out_of_tokens_before_a_sibling_returns_is_truncated_whoever_st
         assert rollout.threads[1].reason == "no tokens left"
 
 
+@pytest.mark.parametrize("kind", [Player, Together])
+@pytest.mark.parametrize("seed", range(6))
+def test_rollouts_that_share_equal_threads_are_what_they_are_alone(kind, seed):
+    script = RACE | {ROOT + " spawn #3 1 #2 2 #1 3 run joined 1 joined 2 joined none resume": "answer 1 end"}
+    joins = ["all", "any"] * 4
+    requests = [Request(f"p/{n}", ids(ROOT), 0.0, 7, join) for n, join in enumerate(joins)]
+    player = kind(script, seed=seed)
+    rollouts = Orchestrator(SharedDecoder(player), SYNTAX, LIMITS).run(requests)
+    for join, rollout in zip(joins, rollouts, strict=True):
+        assert rollout.threads == play(script, seed=seed, join=join, kind=kind).threads
+    assert len(player.keys) == 5, "a root, its three children, and what follows another join"
+    assert not player.busy and player.closed == 5
+
+
 def test_requests_are_fed_as_threads_stop_and_come_back_in_order():
     player = Player(FAMILY, capacity=3)
     fed = []
@@ -389,13 +404,15 @@ def test_trees_of_a_model_do_not_depend_on_slots_though_more_parents_wait_than_t
     syntax, limits = Wordy(VOCABULARY), Limits(window=64, max_tokens=100, max_children=3, max_depth=2)
     requests = [Request(f"p/{n}", ids("<root> 7 :0 go"), 1.0, 7) for n in range(20)]
 
-    def decode(slots):
-        return Orchestrator(SlotEngine(model, syntax.stop_ids, slots, 64), syntax, limits).run(requests)
+    def decode(slots, decoder_of=lambda engine: engine):
+        engine = SlotEngine(model, syntax.stop_ids, slots, 64)
+        return Orchestrator(decoder_of(engine), syntax, limits).run(requests)
 
     if join == "any":
         requests = [request._replace(join="any") for request in requests]
         limits = limits._replace(max_depth=1)
     few, many = decode(1), decode(32)
+    assert decode(5, SharedDecoder) == few
     assert [rollout.threads for rollout in few] == [
         [replace(thread, logprobs=pytest.approx(thread.logprobs, abs=1e-5)) for thread in rollout.threads]
         for rollout in many
