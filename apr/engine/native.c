@@ -29,12 +29,13 @@ INLINE void store(float *x, vector y) { *(vector *)x = y; }
 INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
 INLINE int64_t most(int64_t x, int64_t y) { return x < y ? y : x; }
 
+/* By halves, as in a tree. */
 INLINE float sum(vector x) {
-    float parts[LANES];
-    store(parts, x);
-    for (int64_t width = LANES / 2; width; width /= 2)
-        for (int64_t i = 0; i < width; i++) parts[i] += parts[i + width];
-    return parts[0];
+    typedef int32_t lanes __attribute__((vector_size(4 * LANES)));
+    x += __builtin_shuffle(x, (lanes){8, 9, 10, 11, 12, 13, 14, 15});
+    x += __builtin_shuffle(x, (lanes){4, 5, 6, 7});
+    x += __builtin_shuffle(x, (lanes){2, 3});
+    return x[0] + x[1];
 }
 
 /* Matrices are packed as panels of PANEL columns, each (inputs, PANEL), the last filled up with zeros. */
@@ -124,7 +125,7 @@ INLINE void norm(const float *x, const float *weight, float epsilon, int64_t d, 
 typedef struct {
     const float *norm, *mlp_norm, *query_norm, *key_norm, *bias; /* of the last three there may be none */
     Matrix projection, output, gate_up, down;
-    float *keys, *values; /* (slots, groups, d, window) and (slots, groups, window, d), and PANEL more */
+    float *keys, *values; /* (slots, groups, panels, d, PANEL) and (slots, groups, positions, d), and PANEL more */
 } Layer;
 
 typedef struct {
@@ -134,6 +135,9 @@ typedef struct {
     Matrix head;
     const Layer *layer;
 } Model;
+
+/* The positions of a slot: as many panels of them as hold a window. */
+INLINE int64_t positions_of(const Model *m) { return (m->window + PANEL - 1) / PANEL * PANEL; }
 
 /* One head of d numbers: normed by weight, if there is one, rotated by the angles of its position, times scale. */
 INLINE void rotate(const Model *m, const float *x, const float *weight, int64_t position, float scale, int64_t d,
@@ -150,35 +154,51 @@ INLINE void rotate(const Model *m, const float *x, const float *weight, int64_t 
     }
 }
 
+/* out (PANEL) = q . keys for a panel of positions, or for two of them, whose sums do not wait for each other. */
+INLINE void score(int64_t panels, const float *q, const float *keys, int64_t d, float *out) {
+    vector sums[2][2] = {};
+    for (int64_t i = 0; i < d; i++)
+        for (int64_t p = 0; p < panels; p++)
+            for (int64_t half = 0; half < 2; half++)
+                sums[p][half] += q[i] * load(keys + (p * d + i) * PANEL + half * LANES);
+    for (int64_t p = 0; p < panels; p++)
+        for (int64_t half = 0; half < 2; half++) store(out + p * PANEL + half * LANES, sums[p][half]);
+}
+
+/* out (LANES each) = weights (n) values (n, d) / total, for some vectors of a value. */
+INLINE void average(int64_t vectors, const float *weights, const float *values, int64_t n, int64_t d, float total,
+                    float *out) {
+    vector sums[2][4] = {};
+    int64_t t = 0;
+    for (; t + 4 <= n; t += 4)
+#pragma GCC unroll 4
+        for (int64_t u = 0; u < 4; u++)
+            for (int64_t v = 0; v < vectors; v++)
+                sums[v][u] += weights[t + u] * load(values + (t + u) * d + v * LANES);
+    for (; t < n; t++)
+        for (int64_t v = 0; v < vectors; v++) sums[v][0] += weights[t] * load(values + t * d + v * LANES);
+    for (int64_t v = 0; v < vectors; v++)
+        store(out + v * LANES, ((sums[v][0] + sums[v][1]) + (sums[v][2] + sums[v][3])) / total);
+}
+
 /* out (d) = softmax(q . keys) values over n positions; weights is scratch (window + PANEL). Reads and writes whole
- * vectors: of keys and values up to PANEL beyond theirs, of out up to LANES, where what follows is written later. */
-INLINE void attend_head(const float *q, const float *keys, const float *values, int64_t n, int64_t window, int64_t d,
-                        float *weights, float *out) {
-    for (int64_t t = 0; t < n; t += PANEL) {
-        vector low = {}, high = {};
-        for (int64_t i = 0; i < d; i++) {
-            low += q[i] * load(keys + i * window + t);
-            high += q[i] * load(keys + i * window + t + LANES);
-        }
-        store(weights + t, low);
-        store(weights + t + LANES, high);
-    }
+ * vectors: of values up to LANES beyond theirs, of out too, where what follows is written later. */
+INLINE void attend_head(const float *q, const float *keys, const float *values, int64_t n, int64_t d, float *weights,
+                        float *out) {
+    int64_t t = 0;
+    for (; t + PANEL < n; t += 2 * PANEL) score(2, q, keys + t * d, d, weights + t);
+    if (t < n) score(1, q, keys + t * d, d, weights + t);
     float largest = -INFINITY;
 #pragma omp simd reduction(max : largest)
-    for (int64_t t = 0; t < n; t++) largest = weights[t] > largest ? weights[t] : largest;
-    for (int64_t t = 0; t < n; t++) weights[t] = exponential(weights[t] - largest);
-    for (int64_t t = n; t % LANES; t++) weights[t] = 0.0f;
+    for (t = 0; t < n; t++) largest = weights[t] > largest ? weights[t] : largest;
+    for (t = 0; t < n; t++) weights[t] = exponential(weights[t] - largest);
+    for (t = n; t % LANES; t++) weights[t] = 0.0f;
     vector totals = {};
-    for (int64_t t = 0; t < n; t += LANES) totals += load(weights + t);
+    for (t = 0; t < n; t += LANES) totals += load(weights + t);
     float total = sum(totals);
-    for (int64_t i = 0; i < d; i += LANES) {
-        vector sums[4] = {};
-        int64_t t = 0;
-        for (; t + 4 <= n; t += 4)
-            for (int64_t u = 0; u < 4; u++) sums[u] += weights[t + u] * load(values + (t + u) * d + i);
-        for (; t < n; t++) sums[0] += weights[t] * load(values + t * d + i);
-        store(out + i, ((sums[0] + sums[1]) + (sums[2] + sums[3])) / total);
-    }
+    int64_t i = 0;
+    for (; i + 2 * LANES <= d; i += 2 * LANES) average(2, weights, values + i, n, d, total, out + i);
+    for (; i < d; i += LANES) average(1, weights, values + i, n, d, total, out + i);
 }
 
 /* The rows of a pass. */
@@ -189,24 +209,25 @@ typedef struct {
 /* Writes the keys and values of all rows to their slots, then attends from each row to its thread so far. */
 INLINE void attend(const Model *m, const Layer *layer, const Rows *rows, int64_t d, const float *projected,
                    float *out) {
-    int64_t width = (m->heads + 2 * m->groups) * d, window = m->window, share = m->heads / m->groups;
+    int64_t width = (m->heads + 2 * m->groups) * d, share = m->heads / m->groups, size = positions_of(m) * d;
     for (int64_t row = 0; row < rows->count; row++) {
         const float *key = projected + row * width + m->heads * d, *value = key + m->groups * d;
         int64_t position = rows->positions[row];
         for (int64_t group = 0; group < m->groups; group++) {
-            int64_t at = (rows->slots[row] * m->groups + group) * window * d;
+            int64_t at = (rows->slots[row] * m->groups + group) * size;
             float rotated[d];
             rotate(m, key + group * d, layer->key_norm, position, 1.0f, d, rotated);
-            for (int64_t i = 0; i < d; i++) layer->keys[at + i * window + position] = rotated[i];
+            float *keys = layer->keys + at + position / PANEL * PANEL * d + position % PANEL;
+            for (int64_t i = 0; i < d; i++) keys[i * PANEL] = rotated[i];
             memcpy(layer->values + at + position * d, value + group * d, d * sizeof(float));
         }
     }
-    float q[d], weights[window + PANEL];
+    float q[d], weights[m->window + PANEL];
     for (int64_t row = 0; row < rows->count; row++)
         for (int64_t head = 0; head < m->heads; head++) {
-            int64_t at = (rows->slots[row] * m->groups + head / share) * window * d, position = rows->positions[row];
+            int64_t at = (rows->slots[row] * m->groups + head / share) * size, position = rows->positions[row];
             rotate(m, projected + row * width + head * d, layer->query_norm, position, m->scale, d, q);
-            attend_head(q, layer->keys + at, layer->values + at, position + 1, window, d, weights,
+            attend_head(q, layer->keys + at, layer->values + at, position + 1, d, weights,
                         out + (row * m->heads + head) * d);
         }
 }

@@ -87,7 +87,8 @@ class NativeModel:
     def __init__(self, model: Any, slots: int, window: int):
         self._library: Any = load_native()
         self._window, self._d = window, model.model.layers[0].self_attn.head_dim
-        size = slots * model.config.num_key_value_heads * self._d * window + PANEL
+        positions = -(-window // PANEL) * PANEL
+        size = slots * model.config.num_key_value_heads * positions * self._d + PANEL
         self._caches = [(_mapped_zeros(size), _mapped_zeros(size)) for _ in model.model.layers]
         self.reload(model)
         weights = sum(parameter.numel() for parameter in model.parameters())
