@@ -188,11 +188,13 @@ INLINE void attend_head(const float *q, const float *keys, const float *values, 
     int64_t t = 0;
     for (; t + PANEL < n; t += 2 * PANEL) score(2, q, keys + t * d, d, weights + t);
     if (t < n) score(1, q, keys + t * d, d, weights + t);
+    int64_t whole = (n + LANES - 1) / LANES * LANES;
     float largest = -INFINITY;
+    for (t = n; t < whole; t++) weights[t] = -INFINITY;
 #pragma omp simd reduction(max : largest)
-    for (t = 0; t < n; t++) largest = weights[t] > largest ? weights[t] : largest;
-    for (t = 0; t < n; t++) weights[t] = exponential(weights[t] - largest);
-    for (t = n; t % LANES; t++) weights[t] = 0.0f;
+    for (t = 0; t < whole; t++) largest = weights[t] > largest ? weights[t] : largest;
+    for (t = 0; t < whole; t++) weights[t] = exponential(weights[t] - largest);
+    for (t = n; t < whole; t++) weights[t] = 0.0f;
     vector totals = {};
     for (t = 0; t < n; t += LANES) totals += load(weights + t);
     float total = sum(totals);
