@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from apr.engine.interface import Sampling
-from apr.engine.runners.native import NativeModel
+from apr.engine.runners.native import NativeModel, groups_of
 from apr.engine.scheduler import uniforms
 from apr.engine.slots import SlotEngine
 
@@ -117,6 +117,12 @@ def test_groups_slots_steps_and_workers_change_no_bit(kind):
     for slots, workers, group, steps in [(40, 1, 40, 1), (40, 1, 8, 25), (40, 3, 5, 7), (11, 2, 3, 2),
                                          (7, 2, 7, 25)]:  # fmt: skip
         assert decode(model, prompts, limits, 90, slots, range(3), workers, group, steps) == expected
+
+
+def test_all_workers_have_as_many_groups():
+    assert [groups_of(count, 8, 1) for count in (1, 8, 9, 128)] == [1, 1, 2, 16]
+    assert [groups_of(count, 8, 2) for count in (1, 2, 16, 17, 40, 128)] == [1, 2, 2, 4, 6, 16]
+    assert [groups_of(count, 64, 3) for count in (2, 3, 192, 193)] == [2, 3, 3, 6]
 
 
 def test_the_noise_is_that_of_the_scheduler_and_drawn_by_inverse_cdf():

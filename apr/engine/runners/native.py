@@ -131,7 +131,7 @@ class NativeModel:
         """Up to `steps` tokens each; where there is one group, no more once a thread has ended, as others may
         wait for it."""
         count, slots, seconds = len(slots), np.array(slots, np.int64), np.zeros(2)
-        groups = -(-count // max(1, min(self.group, -(-count // workers))))
+        groups = groups_of(count, self.group, workers)
         arrays = _Table(*(getattr(table, name).ctypes.data for name in Table.__dataclass_fields__))
         fault = self._library.apr_decode(
             self._model, arrays, count, slots.ctypes.data, groups, self.steps, workers, seconds.ctypes.data
@@ -165,6 +165,11 @@ class NativeModel:
         panels = torch.empty(-(-outputs // PANEL), inputs, PANEL)
         self._library.apr_pack(outputs, inputs, weight.data_ptr(), panels.data_ptr())
         return _Matrix(inputs, outputs, self._array(panels))
+
+
+def groups_of(count: int, most: int, workers: int) -> int:
+    """Returns in how many groups, of `most` threads or less, workers have equally much to do."""
+    return min(count, -(-count // (most * workers)) * workers)
 
 
 def _mapped_zeros(size: int) -> Tensor:
