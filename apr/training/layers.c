@@ -63,9 +63,10 @@ INLINE float norm_slope(int64_t d, const float *x, const float *weight, float fa
 
 /* The gradient of apr_norm: from that of its output, grad, to that of x, which is added to total (rows, d). */
 void apr_norm_backward(int64_t rows, int64_t d, const float *x, const float *weight, const float *inverse,
-                       const real *grad, float *total, float *weight_grad) {
+                       const real *grad, float *restrict total, float *restrict weight_grad) {
+    float own[d];
     for (int64_t row = 0; row < rows; row++, x += d, grad += d, total += d) {
-        float factor = inverse[row], own[d];
+        float factor = inverse[row];
         get_all(d, grad, own);
         float slope = norm_slope(d, x, weight, factor, own);
         for (int64_t i = 0; i < d; i++) {

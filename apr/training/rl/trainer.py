@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer import utils
+from trl.trainer.utils import pad
 
 from apr.training.layers import quickest, use_kernels
 from apr.training.rl.packing import NOT_SCORED, PackedRow
@@ -33,9 +33,6 @@ class PackedGRPOTrainer(GRPOTrainer):
         for model in filter(None, (self.model, self.ref_model)):
             # As the sampler decodes; gradients need not be as exact as the ratio to what it sampled.
             use_kernels(model, torch.float32, of_gradients=quickest(self.accelerator.device))
-        # TRL's tiles of logits are as wide as that, and few columns of them a page of memory for each token.
-        widest = utils._CHUNKED_LOGPROB_CHUNK_SIZE
-        utils._CHUNKED_LOGPROB_CHUNK_SIZE = min(widest, cast(Any, self.model).config.vocab_size)
         self.remove_callback(PrinterCallback)
         self._sample, self._skeleton = sample, before_sharding(self)
 
@@ -60,7 +57,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         size = self.args.per_device_train_batch_size
         parts = zip(ids.split(size), batch[POSITIONS].split(size), strict=True)
         with torch.no_grad(), adapted.disable_adapter() if adapted else nullcontext():
-            scores = torch.cat([score(model, *part) for part in parts])
+            scores = torch.cat([score(model, *part, self.temperature) for part in parts])
         return scores[:, -batch["completion_ids"].shape[1] :]
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -82,7 +79,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         self, model: torch.nn.Module, input_ids: torch.Tensor, mask: torch.Tensor, kept: int, **others: Any
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """Log-probabilities (B, C) of the last C = `kept` tokens of rows (B, L). No entropies: 0."""
-        logps = score(model, input_ids, others[POSITIONS])[:, -kept:]
+        logps = score(model, input_ids, others[POSITIONS], self.temperature)[:, -kept:]
         return logps, torch.zeros_like(logps), None
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -93,7 +90,7 @@ def columns(rows: Sequence[PackedRow], padding: int) -> dict[str, torch.Tensor]:
     """Returns a batch by TRL's names: prompts padded on the left, what is behind them on the right."""
 
     def column(parts: Sequence[Sequence[float]], fill: int = 0, side: str = "right") -> torch.Tensor:
-        return utils.pad([torch.tensor(part) for part in parts], padding_value=fill, padding_side=side)
+        return pad([torch.tensor(part) for part in parts], padding_value=fill, padding_side=side)
 
     longest = max(len(row.prompt_ids) for row in rows)
     return {
