@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from apr.core.files import read_json
 from apr.core.provenance import cost
 from apr.pipeline.plan import Plan
 
@@ -27,9 +28,11 @@ class Watch:
         self._logs = {name: Path(f"{plan.root}logs/{name}.log") for name in names}
         self._seals = {name: Path(plan.jobs[name].seal) for name in self._logs}
         self._dates = {path: date(path) for path in (*self._logs.values(), *self._seals.values())}
-        costs = {name: cost(log.with_suffix(".tsv")) for name, log in self._logs.items()}
+        recorded = read_json(path)["jobs"] if (path := Path(f"{plan.root}results/run.json")).is_file() else {}
+        costs = {name: recorded.get(name, {}) | cost(log.with_suffix(".tsv"))
+                 for name, log in self._logs.items()}  # fmt: skip
         self._earlier = {name: its.get("seconds") for name, its in costs.items()}
-        """What a job took when it ran before, if it did."""
+        """What a job took when it ran before, here or in the recorded run, if it did."""
         self._begun: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self._over = threading.Event()
@@ -77,11 +80,14 @@ class Watch:
     def left(self) -> float | None:
         """Returns the seconds that the jobs will still take on the cores; None as long as nobody can tell.
 
-        A job takes what it took before, or the mean of those that this run has done.
+        A job takes what it took before, more or less as those that this run has done did, or their mean.
         """
-        took = [at - self._begun.get(name, at) for name, at in self._ended.items()]
-        mean, running = sum(took) / len(took) if took else None, self.running()
-        expected = {name: self._earlier[name] or mean for name in self._logs if name not in self._ended}
+        took = {name: at - self._begun.get(name, at) for name, at in self._ended.items()}
+        known = {name: earlier for name in took if (earlier := self._earlier[name])}
+        pace = (MINUTE + sum(took[name] for name in known)) / (MINUTE + sum(known.values()))
+        mean, running = sum(took.values()) / len(took) if took else None, self.running()
+        expected = {name: earlier * pace if earlier else mean
+                    for name, earlier in self._earlier.items() if name not in self._ended}  # fmt: skip
         left = [max(0.0, seconds - running.get(name, 0.0)) for name, seconds in expected.items()
                 if seconds is not None]  # fmt: skip
         if len(left) < len(expected):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from apr.core.errors import AprError
+from apr.core.files import write_json
 from apr.pipeline import dvc
 from apr.pipeline.plan import Plan
 from tests.conftest import BIN, ROOT, Laboratory, new_laboratory
@@ -114,6 +115,15 @@ def test_what_runs_how_far_and_how_long_still(tmp_path):
     os.utime(logs / "sft/apr.log")
     view.look()
     assert view.lines() == ["1 of 2 jobs in 0:00, about 1:40 still", "sft/apr: of an earlier run"]
+    (logs / "problems.tsv").write_text("s\tmax_rss\n10.0\t50.0\n")
+    write_json(tmp_path / "results/run.json", {
+        "jobs": {"problems": {"seconds": 60.0}, "sft/sos": {"seconds": 50.0}},
+    })  # fmt: skip
+    view = Watch(plan, ["problems", "sft/apr", "sft/sos"], cores=2)
+    assert view.left() == 100.0, "the slowest; the newest seconds of each, here or recorded"
+    view._begun["sft/sos"] = 0.0
+    view._ended["sft/sos"] = 160.0
+    assert view.left() == pytest.approx(100.0 * (60 + 160) / (60 + 50)), "this run is slower"
     assert [watch.clock(seconds) for seconds in (5, 61, 7260)] == ["0:05", "1:01", "2 h 01 min"]
 
 
