@@ -85,9 +85,13 @@ def read_config(directory: Path) -> "PreTrainedConfig":
 
 
 def check_window(directory: Path, config: "PreTrainedConfig", window: int) -> None:
-    """Raises `CheckpointError` if the model sees less than the `window` tokens that threads may have."""
+    """Raises `CheckpointError` unless every layer sees all of the `window` tokens that threads may have."""
+    text = config.get_text_config()
+    if kinds := set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        raise CheckpointError(f"{directory}: layers of type {', '.join(sorted(kinds))} are not allowed; "
+                              "allowed: full_attention, sliding_attention")  # fmt: skip
     for name in ("max_position_embeddings", "sliding_window", "attention_chunk_size"):
-        most = getattr(config.get_text_config(), name, None)
+        most = getattr(text, name, None)
         if most is not None and most < window:
             raise CheckpointError(f"{directory}: {name} {most} is not allowed; allowed: at least "
                                   f"grammar.window = {window}")  # fmt: skip

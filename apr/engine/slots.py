@@ -5,8 +5,9 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from apr.core.model_files import check_window
 from apr.core.params import Engine
 from apr.engine.checkpoint import load_model
 from apr.engine.interface import Segment
@@ -24,14 +25,15 @@ class SlotEngine(Scheduler):
 
     `workers` threads of the operating system share what is decoded in C, and change nothing of it.
 
-    `model` must be in evaluation mode. Changed weights are decoded with after `reload_weights`.
+    `model` must be in evaluation mode. Changed weights are decoded with after `reload_weights`. Raises
+    `CheckpointError` unless its layers see all of a window.
     """
 
     def __init__(
         self, model: PreTrainedModel, stop_ids: Iterable[int], slots: int, window: int, workers: int = 1
     ):
         config = model.config.get_text_config()
-        _check_window(config, window)
+        check_window(Path(model.name_or_path), config, window)
         self._model, self._workers = model, workers
         self._runner = runner_of(model)(model, slots, window)
         super().__init__(stop_ids, config.vocab_size, slots, window, patient=not self._runner.ragged)
@@ -76,14 +78,3 @@ def open_engine(settings: Engine, window: int, stop_ids: Iterable[int], checkpoi
 
 def _shapes(model: PreTrainedModel) -> list[tuple[str, torch.Size, torch.dtype, torch.device]]:
     return [(name, p.shape, p.dtype, p.device) for name, p in model.named_parameters()]
-
-
-def _check_window(config: PreTrainedConfig, window: int) -> None:
-    """Raises `ValueError` where full attention over `window` tokens is not what the model does."""
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if kinds:
-        raise ValueError(f"layers of type {sorted(kinds)} have no KV cache by position")
-    for name in ("max_position_embeddings", "sliding_window"):
-        most = getattr(config, name, None)
-        if most is not None and window > most:
-            raise ValueError(f"window {window} is larger than the model's {name} {most}")

@@ -18,6 +18,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from apr.core.errors import CheckpointError
 from apr.engine.interface import Sampling
 from apr.engine.runners import native
 from apr.engine.runners.native import NativeModel
@@ -266,7 +267,7 @@ def test_misuse_is_an_error(llama):
         engine.extend("a", [6], WINDOW)
     with pytest.raises(ValueError, match="not open"):
         engine.close("b")
-    with pytest.raises(ValueError, match="max_position_embeddings"):
+    with pytest.raises(CheckpointError, match="max_position_embeddings"):
         SlotEngine(llama, [STOP], 2, WINDOW + 1)
 
 
