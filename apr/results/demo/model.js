@@ -4,44 +4,6 @@
  */
 const ROWS = 256; // tokens of one pass
 
-/* out (n, rows) = x (n, columns) weight^T, weight (rows, columns); or what is added to out. Four tokens at a time
-   share the loads of two rows of weights; a token that is left over takes four rows. */
-function multiply({ values, rows, columns }, x, n, out, add = false) {
-  const weight = values;
-  let token = 0;
-  if (!add) out.fill(0, 0, n * rows);
-  for (; token + 4 <= n; token += 4) {
-    const a = token * columns, b = a + columns, c = b + columns, d = c + columns;
-    for (let row = 0; row < rows; row += 2) {
-      const u = row * columns, v = u + columns;
-      let a0 = 0, b0 = 0, c0 = 0, d0 = 0, a1 = 0, b1 = 0, c1 = 0, d1 = 0;
-      for (let i = 0; i < columns; i++) {
-        const p = weight[u + i], q = weight[v + i], xa = x[a + i], xb = x[b + i], xc = x[c + i], xd = x[d + i];
-        a0 += p * xa; b0 += p * xb; c0 += p * xc; d0 += p * xd;
-        a1 += q * xa; b1 += q * xb; c1 += q * xc; d1 += q * xd;
-      }
-      const at = token * rows + row;
-      out[at] += a0; out[at + rows] += b0; out[at + 2 * rows] += c0; out[at + 3 * rows] += d0;
-      if (row + 1 === rows) break; // an odd number of rows: the second is none
-      out[at + 1] += a1; out[at + rows + 1] += b1; out[at + 2 * rows + 1] += c1; out[at + 3 * rows + 1] += d1;
-    }
-  }
-  for (; token < n; token++) {
-    const a = token * columns;
-    for (let row = 0; row < rows; row += 4) {
-      const s = row * columns, t = s + columns, u = t + columns, v = u + columns;
-      let s0 = 0, t0 = 0, u0 = 0, v0 = 0;
-      for (let i = 0; i < columns; i++) {
-        const value = x[a + i];
-        s0 += value * weight[s + i]; t0 += value * weight[t + i];
-        u0 += value * weight[u + i]; v0 += value * weight[v + i];
-      }
-      const sums = [s0, t0, u0, v0], at = token * rows + row;
-      for (let i = 0; i < 4 && row + i < rows; i++) out[at + i] += sums[i];
-    }
-  }
-}
-
 /* out (n, d) = weight x / sqrt(mean(x^2) + epsilon), over each d numbers of x; out may be x. */
 function normalise(weight, x, n, d, epsilon, out, from = 0) {
   for (let row = 0, at = from; row < n; row++, at += d) {
@@ -56,8 +18,9 @@ function normalise(weight, x, n, d, epsilon, out, from = 0) {
 const bytesOf = text => Uint8Array.from(atob(text), character => character.charCodeAt(0));
 
 /* The tensors that `pack` in page.py wrote: first all that is float32 (vectors, a scale for each row of a matrix),
-   then the matrices, two signed numbers of 20 bits in 5 bytes. */
-function unpack(shapes, bytes) {
+   then the matrices, two signed numbers of 20 bits in 5 bytes. `take(length)` gives a matrix its place, which has an
+   even number of rows. */
+function unpack(shapes, bytes, take) {
   const floats = new DataView(bytes.buffer), tensors = {};
   let at = 0;
   for (const [name, rows, columns] of shapes) {
@@ -67,8 +30,9 @@ function unpack(shapes, bytes) {
   }
   const half = 1 << 19;
   for (const matrix of Object.values(tensors).filter(tensor => tensor.scales)) {
-    const { rows, columns, scales } = matrix, values = matrix.values = new Float32Array(rows * columns);
-    for (let i = 0; i < values.length; i += 2, at += 5) {
+    const { rows, columns, scales } = matrix, length = rows * columns, even = rows + rows % 2;
+    const values = Object.assign(matrix, { rows: even, values: take(even * columns) }).values;
+    for (let i = 0; i < length; i += 2, at += 5) {
       const middle = bytes[at + 2];
       const first = bytes[at] | bytes[at + 1] << 8 | (middle & 15) << 16;
       const second = middle >> 4 | bytes[at + 3] << 4 | bytes[at + 4] << 12;
@@ -84,14 +48,26 @@ class Model {
      window, frequencies (of the rotary embedding) and its scaling. */
   constructor({ config, shapes }, bytes) {
     Object.assign(this, config);
-    this.tensors = unpack(shapes, bytes);
-    this.outputs = this.tensors.head ?? this.tensors.embedding;
     const { hidden, heads, groups, head, ffn, window, frequencies } = this;
+    const words = shapes.find(([name]) => name === "embedding")[1];
+    this.words = words;
     this.projected = (heads + 2 * groups) * head;
-    const buffers = { hidden, normed: hidden, projection: this.projected, attended: heads * head, gated: 2 * ffn,
-                      inner: ffn };
+    const widths = { hidden, normed: hidden, projection: this.projected, attended: heads * head, gated: 2 * ffn,
+                     inner: ffn, found: words + 1 };
+    const singles = shapes.reduce((sum, [, rows, columns]) => sum + (rows + 1) * columns + 2, 0);
+    const doubles = Object.values(widths).reduce((sum, width) => sum + width * ROWS, 0);
+    const memory = new WebAssembly.Memory({ initial: Math.ceil((4 * singles + 8 * doubles) / 65536) });
+    let free = 0;
+    const take = (numbers, length) => {
+      const array = new numbers(memory.buffer, free, length);
+      free += Math.ceil(array.byteLength / 8) * 8;
+      return array;
+    };
+    this.tensors = unpack(shapes, bytes, length => take(Float32Array, length));
+    this.outputs = this.tensors.head ?? this.tensors.embedding;
     this.buffers = Object.fromEntries(
-      Object.entries(buffers).map(([name, width]) => [name, new Float64Array(ROWS * width)]));
+      Object.entries(widths).map(([name, width]) => [name, take(Float64Array, width * ROWS)]));
+    this.kernel = new WebAssembly.Instance(KERNEL, { m: { m: memory } }).exports.f;
     this.scores = new Float64Array(window);
     this.turned = new Float64Array(head);
     this.cosine = new Float64Array(window * frequencies.length);
@@ -113,6 +89,14 @@ class Model {
 
   close(cache) { this.free.push(cache); }
 
+  /* out (n, rows) = x (n, columns) weight^T, buffers of `ROWS` rows; or what is added to out. */
+  multiply({ values, rows, columns }, x, n, out, add = false) {
+    if (!add) out.fill(0, 0, n * rows);
+    for (let token = 0; token < n; token += 4)
+      this.kernel(values.byteOffset, rows, columns, x.byteOffset + 8 * token * columns,
+                  out.byteOffset + 8 * token * rows);
+  }
+
   /* The logits after the last token of each thread. Feeds `ids` beyond those of which `cached` are in `cache`. */
   logits(threads) {
     const rows = [], last = [];
@@ -122,19 +106,20 @@ class Model {
       last.push(rows.length - 1);
       thread.cached = thread.ids.length;
     }
-    const { hidden, outputs } = this, ends = new Float64Array(threads.length * hidden);
-    for (let start = 0, next = 0; start < rows.length; start += ROWS) {
+    const { buffers: { hidden, normed, found }, outputs, hidden: width, words } = this, logits = [];
+    for (let start = 0; start < rows.length; start += ROWS) {
       const part = rows.slice(start, start + ROWS);
+      const ends = last.filter(row => row >= start && row < start + part.length);
       this.pass(part);
-      for (; next < last.length && last[next] < start + part.length; next++) {
-        const at = (last[next] - start) * hidden;
-        ends.set(this.buffers.hidden.subarray(at, at + hidden), next * hidden);
-      }
+      ends.forEach((row, i) => {
+        const at = (row - start) * width;
+        normed.set(hidden.subarray(at, at + width), i * width);
+      });
+      normalise(this.tensors.norm, normed, ends.length, width, this.epsilon, normed);
+      this.multiply(outputs, normed, ends.length, found);
+      ends.forEach((_, i) => logits.push(found.slice(i * outputs.rows, i * outputs.rows + words)));
     }
-    normalise(this.tensors.norm, ends, threads.length, hidden, this.epsilon, ends);
-    const found = new Float64Array(threads.length * outputs.rows);
-    multiply(outputs, ends, threads.length, found);
-    return threads.map((_, i) => found.subarray(i * outputs.rows, (i + 1) * outputs.rows));
+    return logits;
   }
 
   /* Hidden states of n <= ROWS tokens, into the buffer of that name; keys and values are in the caches after it. */
@@ -145,17 +130,17 @@ class Model {
       hidden.set(tensors.embedding.values.subarray(token * width, (token + 1) * width), row * width));
     for (let layer = 0; layer < this.layers; layer++) {
       normalise(tensors[`${layer}.norm`], hidden, n, width, epsilon, normed);
-      multiply(tensors[`${layer}.projection`], normed, n, projection);
+      this.multiply(tensors[`${layer}.projection`], normed, n, projection);
       this.attend(layer, rows, projection, attended);
-      multiply(tensors[`${layer}.output`], attended, n, hidden, true);
+      this.multiply(tensors[`${layer}.output`], attended, n, hidden, true);
       normalise(tensors[`${layer}.mlp_norm`], hidden, n, width, epsilon, normed);
-      multiply(tensors[`${layer}.gate_up`], normed, n, gated);
+      this.multiply(tensors[`${layer}.gate_up`], normed, n, gated);
       for (let row = 0; row < n; row++)
         for (let i = 0; i < ffn; i++) {
           const gate = gated[2 * row * ffn + i];
           inner[row * ffn + i] = gate / (1 + Math.exp(-gate)) * gated[(2 * row + 1) * ffn + i];
         }
-      multiply(tensors[`${layer}.down`], inner, n, hidden, true);
+      this.multiply(tensors[`${layer}.down`], inner, n, hidden, true);
     }
   }
 
@@ -196,16 +181,23 @@ class Model {
     const { head, scores, turned } = this;
     let most = -Infinity, total = 0;
     for (let t = 0, from = at; t < n; t++, from += head) {
-      let score = 0;
-      for (let i = 0; i < head; i++) score += turned[i] * keys[from + i];
-      scores[t] = score;
+      let even = 0, odd = 0; // two sums, so that neither waits for the other
+      for (let i = 0; i < head; i += 2) {
+        even += turned[i] * keys[from + i];
+        odd += turned[i + 1] * keys[from + i + 1];
+      }
+      const score = scores[t] = even + odd;
       if (score > most) most = score;
     }
     for (let t = 0; t < n; t++) total += scores[t] = Math.exp(scores[t] - most);
-    for (let i = 0; i < head; i++) out[to + i] = 0;
-    for (let t = 0, from = at; t < n; t++, from += head) {
-      const share = scores[t] / total;
-      for (let i = 0; i < head; i++) out[to + i] += share * values[from + i];
+    for (let i = 0; i < head; i += 2) {
+      let even = 0, odd = 0;
+      for (let t = 0, from = at + i; t < n; t++, from += head) {
+        even += scores[t] * values[from];
+        odd += scores[t] * values[from + 1];
+      }
+      out[to + i] = even / total;
+      out[to + i + 1] = odd / total;
     }
   }
 }
