@@ -61,7 +61,7 @@ def declaration(
     up, to, config = "", "", ""
     if root_of(scale):
         up, to, config = "../../", "cd ../.. && ", f"--config scale={scale} "
-    settings, rule = stage.settings.split(), f"all_{stage.name}"
+    settings, rule = stage.keys(params), f"all_{stage.name}"
     own = [key for key in settings if sets(preset, key)]
     keys = CommentedSeq(settings)
     if up:

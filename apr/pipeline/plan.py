@@ -43,7 +43,7 @@ class Plan:
 
     def _job(self, name: str, stage: Stage, names: Names, upstream: list[str]) -> Job:
         recipe = {
-            "params": select(self._values, stage.settings.split(), keys_of(self.params, names)),
+            "params": select(self._values, stage.keys(self.params), keys_of(self.params, names)),
             "code": self._code.of(*stage.modules(self.params)),
             "upstream": {other: digest(self.jobs[other].recipe) for other in upstream},
         }

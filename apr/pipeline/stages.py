@@ -43,7 +43,7 @@ class Stage(NamedTuple):
     """The id of each job, which begins with the stage's name."""
     function: str
     settings: str
-    """Dotted keys of `params.yaml`."""
+    """Dotted keys of `params.yaml`; {words} and {solver} are those that the task names."""
     outputs: dict[str, str]
     inputs: dict[str, str] = {}
     reads: tuple[str, ...] = ()
@@ -63,6 +63,11 @@ class Stage(NamedTuple):
     @property
     def name(self) -> str:
         return self.job.split("/")[0]
+
+    def keys(self, params: Params) -> list[str]:
+        """Returns the dotted keys of what its jobs read of the parameters."""
+        task = task_class(params.task)
+        return self.settings.format(words=task.word_keys, solver=task.solver_keys).split()
 
     def modules(self, params: Params) -> list[str]:
         """Returns the modules whose code its jobs run: the function's, and the task's if they know it."""
@@ -93,7 +98,7 @@ class Stage(NamedTuple):
 
 
 EVALUATION = {"problems": "data/problems/test.parquet", "checkpoint": "data/models/{stage}/{model}"}
-DECODING = "task seed problems.max_value grammar traces.methods rl.policies engine eval.problems eval.sweeps"
+DECODING = "task seed grammar traces.methods rl.policies engine eval.problems eval.sweeps"
 MEASURED = ("data/problems", "data/models", "data/eval", "data/latency.json", "data/teacher",
             "results/figures", "results/claims.csv")  # fmt: skip
 DRAWN = "task seed grammar traces.methods rl.policies eval"
@@ -106,12 +111,12 @@ STAGES = {stage.name: stage for stage in (
     Stage(
         "one token per word and number of the thread language", "tokenizer",
         "apr.tasks:make_tokenizer",
-        "task grammar.max_children grammar.number_tokens problems.numbers sft.base",
+        "task grammar.max_children grammar.number_tokens {words} sft.base",
         {"out": "data/tokenizer"}, base="tokenizer",
     ),
     Stage(
         "the solvers' demonstrations, by method", "traces/{method}", "apr.training.traces:make_traces",
-        "task seed problems.numbers problems.max_value grammar traces",
+        "task seed {solver} grammar traces",
         {"out": "data/traces/{method}.parquet"},
         {"problems": "data/problems/train.parquet", "tokenizer": "data/tokenizer"},
         each=lambda params: [{"method": method} for method in params.traces.methods],
@@ -147,7 +152,7 @@ STAGES = {stage.name: stage for stage in (
     Stage(
         "each method's own solver on the test problems, counted as its model is", "teacher/{method}",
         "apr.evaluation.teacher:evaluate_teacher",
-        "task seed problems.numbers problems.max_value grammar traces.methods eval.problems eval.sweeps",
+        "task seed {solver} grammar traces.methods eval.problems eval.sweeps",
         {"out": "data/teacher/{method}.parquet"},
         {"problems": "data/problems/test.parquet", "tokenizer": "data/tokenizer"}, each=bases,
     ),

@@ -48,6 +48,10 @@ class Task(ABC):
     """An entry of `traces.methods`: what any task's traces can be told, and what its solver can."""
     schema: ClassVar[Schema]
     """Columns of a file of problems, `problem_id` first."""
+    word_keys: ClassVar[str] = ""
+    """What `words` reads of the parameters but `grammar`: dotted keys, as a job's recipe has to name them."""
+    solver_keys: ClassVar[str] = ""
+    """And what `demonstrate` does, `words` included."""
 
     def __init__(self, params: Params, language: Language | None = None):
         self.params = params

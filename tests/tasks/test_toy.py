@@ -11,6 +11,8 @@ from apr.core.params import load_params, parse_params
 from apr.evaluation.results import EVAL_SCHEMA
 from apr.evaluation.sweep import evaluate
 from apr.evaluation.teacher import evaluate_teacher
+from apr.pipeline.plan import select
+from apr.pipeline.stages import jobs, keys_of
 from apr.tasks import make_tokenizer, open_task
 from apr.tasks.problems import make_problems, read_problems
 from apr.training.rl.log import read_log
@@ -65,6 +67,14 @@ def test_a_task_of_ones_own_goes_from_its_problems_to_evaluations(tmp_path):
         assert sum(row["strict"] for row in rows) > 0.8 * len(rows), "it has learnt to answer"
     asked = {row["condition_amount"]: row["children"] for row in found["parallel", "sft"]}
     assert asked[0] == 0 and asked[2] == 2, "and to spawn where that is asked for"
+
+
+def test_its_jobs_declare_what_its_own_code_reads():
+    params = parse_params(VALUES)
+    values, found = params.model_dump(mode="json"), {}
+    for name, (stage, names) in jobs(params).items():
+        found[name] = select(values, stage.keys(params), keys_of(params, names))
+    assert "problems" not in found["tokenizer"] | found["traces/serial"], "its words and solvers need none"
 
 
 def test_tasks_are_chosen_by_name_and_have_settings_of_their_own():

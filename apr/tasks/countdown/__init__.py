@@ -23,6 +23,8 @@ class Countdown(Task):
     Settings = CountdownProblems
     Method = Solver
     schema = PROBLEM_SCHEMA
+    word_keys = "problems.numbers"
+    solver_keys = f"{word_keys} problems.max_value"
 
     @property
     def settings(self) -> CountdownProblems:
