@@ -33,7 +33,7 @@ class SlotEngine(Scheduler):
         self, model: PreTrainedModel, stop_ids: Iterable[int], slots: int, window: int, workers: int = 1
     ):
         config = model.config.get_text_config()
-        check_window(Path(model.name_or_path), config, window)
+        check_window(Path(model.name_or_path or "."), config, window)
         self._model, self._workers = model, workers
         self._runner = runner_of(model)(model, slots, window)
         super().__init__(stop_ids, config.vocab_size, slots, window, patient=not self._runner.ragged)
