@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 IDENTITY = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
             for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))}
-QUESTIONS = {("snakemake", "-n"), ("dvc", "status"), ("dvc", "dag")}
-"""Commands that change nothing, and that are asked of `forks`."""
+FORKED = ("snakemake", "dvc")
+"""Programs that are asked of `forks`, unless they have to end in time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,15 +39,16 @@ class Laboratory:
         self.environment = os.environ | IDENTITY | {"PATH": f"{BIN}:{os.environ['PATH']}"}
         self.environment.pop("PYTHONPATH", None)
 
-    def run(self, *command: str, fails: bool = False, timeout: float = 600) -> str:
+    def run(self, *command: str, fails: bool = False, timeout: float | None = None) -> str:
         """Runs a command in the laboratory, or a fork that does as it would; its output, stderr included.
 
         After `timeout` seconds all that works in the laboratory is killed: `subprocess.TimeoutExpired`.
         """
-        if command[:2] in QUESTIONS:
-            code, said = forks.run(*command, folder=self.path, environment=self.environment)
+        program = command[2:] if command[:2] == ("python", "-m") else command
+        if program[0] in FORKED and timeout is None:
+            code, said = forks.run(*program, folder=self.path, environment=self.environment)
         else:
-            code, said = self._start(command, timeout)
+            code, said = self._start(command, timeout or 600)
         assert bool(code) == fails, f"{' '.join(command)}\n{said}"
         return said
 

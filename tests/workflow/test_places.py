@@ -74,7 +74,7 @@ with Repo().lock:
 
 def test_a_lock_of_dvc_is_waited_for(made, monkeypatch):
     monkeypatch.chdir(made.path)
-    for seconds, bound in ((30, 0.0), (8, 60.0)):
+    for seconds, bound in ((30, 0.0), (4, 60.0)):  # DVC itself waits for three seconds
         holder = subprocess.Popen([sys.executable, "-c", HOLD, str(seconds)], stdout=subprocess.PIPE)
         assert holder.stdout.readline() == b"held\n"
         monkeypatch.setattr(dvc, "LOCKED", bound)
