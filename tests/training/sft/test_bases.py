@@ -62,7 +62,8 @@ REFUSED = {
     "softcap": (Gemma2Config(**SHAPE, head_dim=8), "'gemma2' is not allowed.*softcap"),
     "alibi": (BloomConfig(vocab_size=ROWS, hidden_size=32, n_layer=2, n_head=4), "'bloom' is not allowed"),
     "both ways": (BertConfig(**NAMES, intermediate_size=48), "'bert' is not allowed"),
-    "recurrent": (MambaConfig(vocab_size=ROWS, hidden_size=32, num_hidden_layers=2), "'mamba' is not"),
+    "recurrent": (MambaConfig(vocab_size=ROWS, hidden_size=32, num_hidden_layers=2),
+                  "layers of type linear_attention are not allowed; allowed: full_attention"),
 }  # fmt: skip
 
 
