@@ -187,6 +187,9 @@ class Rl(Section):
     temperature: Annotated[Temperature, Field(gt=0)] = 1.0
     learning_rate: PositiveReal = 1e-4
     clip: PositiveReal = 0.2
+    warmup_steps: Natural = 0
+    """Steps over which the learning rate grows to its value: in some directions the first gradients of an SFT
+    model are far longer than all that follow."""
     max_grad_norm: PositiveReal = 1.0
     rows_per_device: Positive = 4
     """Packed rollouts per forward pass of the update."""

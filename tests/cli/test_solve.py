@@ -54,7 +54,7 @@ def test_a_problem_is_decoded_and_judged(checkpoint, capsys):
     [
         (["3 5 -> x"], "not a problem"),
         (["3 5 9 12 -> 27", "--children", "2", "--tokens", "64"], "only one of them is allowed"),
-        ([" ".join(["9" * 90] * 4) + " -> 27"], "grammar.window: 256 is not allowed; allowed: more than the"),
+        ([" ".join(["9" * 90] * 4) + " -> 27"], "grammar.window: 288 is not allowed; allowed: more than the"),
         ([" ".join(["99"] * 300) + " -> 27"], "300 numbers, (99, 99, 99, 99, 99, 99, ...), in a"),
         (["3 5 9 12 5 -> 27"], "allowed: at most 4, as the language has depths"),
         (["3 5 -> " + "9" * 5000], "not a problem"),

@@ -120,7 +120,7 @@ def test_conditioning(params):
     assert asked(lambda k: rows[k])["value"] == pytest.approx(np.corrcoef(ranks)[0, 1])
 
     cells = {Key("sos_plus", "sft", 0.0, 64): cell([[1]] * 4, longest=[[60], [64], [65], [10]]),
-             Key("sos_plus", "sft", 0.0, 256): cell([[1]] * 4, longest=[[256]] * 4)}  # fmt: skip
+             Key("sos_plus", "sft", 0.0, 288): cell([[1]] * 4, longest=[[288]] * 4)}  # fmt: skip
     row = measure(params, "conditioning_tokens", cells)
     assert (row["value"], row["note"], row["status"]) == (0.75, "budgets 64", "not supported")
 

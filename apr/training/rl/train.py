@@ -24,7 +24,8 @@ Where this is not the paper's GRPO, or the paper is silent and its code decides 
   after each join.
 - The sampler's log-probabilities are the old policy's, never recomputed.
 - Weights, optimiser, rollouts and scores are float32 (on a GPU their products are TF32), the products of
-  gradients bfloat16 on processors with units for it; the learning rate is constant; no weight decay.
+  gradients bfloat16 on processors with units for it; the learning rate is constant after `warmup_steps`;
+  no weight decay.
 - Plain gradient descent (`rl.optimizer`) instead of AdamW: with some thousand rollouts in all, AdamW moves
   every weight by the learning rate, mostly at random, and unlearns arithmetic faster than it learns to spawn.
 - Rollouts of a group whose rewards are all equal have no advantage. They count in the mean over rollouts,
@@ -149,7 +150,8 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
         max_completion_length=params.engine.max_tokens, use_bias_correction_kl=False,
         loss_type="grpo", epsilon=rl.clip, beta=rl.policies[policy].kl,
         optim={"sgd": "sgd", "adamw": "adamw_torch_fused"}[rl.optimizer],
-        learning_rate=rl.learning_rate, lr_scheduler_type="constant", weight_decay=0.0,
+        learning_rate=rl.learning_rate, lr_scheduler_type="constant_with_warmup",
+        warmup_steps=rl.warmup_steps * rl.inner_updates, weight_decay=0.0,
         max_grad_norm=rl.max_grad_norm, seed=params.seed, shuffle_dataset=False,
         bf16=False, gradient_checkpointing=False, router_aux_loss_coef=0.0, **nccl_options(params),
         use_cpu=resolve_device(params.engine.device).type == "cpu",
