@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -12,9 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import apr.training.attention  # noqa: F401  (registers "packed")
 from apr.core.files import atomic_path, remove
+from apr.core.hashes import hash_tree
 from apr.core.model_files import check_tokenizer_fits, tokenizer_files
 from apr.core.params import Model
 from apr.engine.checkpoint import load_model
+from apr.training.sharding import sharded
 
 
 def new_model(
@@ -49,6 +51,12 @@ def merge_adapters(model: Any, directory: Path) -> PreTrainedModel:
     model.save_pretrained(directory, save_embedding_layers=False)  # rows of new words are in any case
     (directory / "README.md").unlink()  # a model card with nothing filled in
     return model.merge_and_unload()
+
+
+def identity(settings: Mapping[str, Any], inputs: Iterable[Path]) -> dict[str, Any]:
+    """Returns everything that the states of a training depend on: settings, the bytes of its inputs, and
+    whether weights are sharded."""
+    return {**settings, "inputs": [hash_tree(path, path.parent) for path in inputs], "sharded": sharded()}
 
 
 @contextmanager

@@ -32,10 +32,10 @@ Where this is not the paper's GRPO, or the paper is silent and its code decides 
   but are not scored, so they do not feel the KL term either; most of an update's time is saved by it.
 """
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -45,6 +45,7 @@ from trl import GRPOConfig
 
 from apr.core.errors import ParamsError
 from apr.core.files import open_work, write_json
+from apr.core.model_files import model_files
 from apr.core.params import Params
 from apr.core.progress import Meter
 from apr.core.ranks import rank, world_size
@@ -52,7 +53,7 @@ from apr.engine.checkpoint import resolve_device
 from apr.language.tokenizer import load_language
 from apr.tasks import open_task
 from apr.tasks.problems import read_problems
-from apr.training.checkpoint import finished, load_trainable
+from apr.training.checkpoint import finished, identity, load_trainable
 from apr.training.curves import Curves
 from apr.training.rl.log import StepLog, read_log, summary
 from apr.training.rl.nccl import check_nccl, nccl_options
@@ -60,7 +61,6 @@ from apr.training.rl.sampling import Sampler, draw_problems, steps_of
 from apr.training.rl.servers import ServedPolicy
 from apr.training.rl.snapshots import PROBLEMS, Snapshots
 from apr.training.rl.trainer import PackedGRPOTrainer
-from apr.training.sharding import sharded
 
 
 def train_rl(
@@ -160,13 +160,10 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
     )  # fmt: skip
 
 
-def run_identity(params: Params, policy: str, problems: list[Path], checkpoint: Path) -> dict[str, object]:
-    """Everything that a run depends on: its parameters, and hashes of its inputs."""
+def run_identity(params: Params, policy: str, problems: list[Path], checkpoint: Path) -> dict[str, Any]:
+    """Returns everything that the states of a run depend on."""
     settings = params.model_dump(mode="json", include={"seed", "grammar", "engine", "rl"})
     settings["rl"]["policies"] = {policy: settings["rl"]["policies"][policy]}
     if settings["rl"]["servers"]:
         del settings["rl"]["servers"]["endpoints"]  # a run goes on with servers elsewhere
-    inputs = [*problems, *sorted(Path(checkpoint).glob("model*.safetensors"))]
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
-    identity: dict[str, object] = {"params": settings, "inputs": hashes}
-    return identity | {"sharded": True} if sharded() else identity  # whose states are others
+    return identity(settings, [*problems, *model_files(checkpoint)])

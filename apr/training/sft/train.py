@@ -18,7 +18,6 @@ from trl import SFTConfig
 
 from apr.core.errors import ParamsError
 from apr.core.files import open_work, write_json, write_text
-from apr.core.hashes import hash_tree
 from apr.core.model_files import model_files, tokenizer_files
 from apr.core.params import Params
 from apr.core.ranks import rank, world_size
@@ -27,14 +26,14 @@ from apr.engine.checkpoint import resolve_device
 from apr.engine.flops import bfloat16_peak, sizes_of
 from apr.language.tokenizer import load_language
 from apr.language.vocabulary import BaseVocabulary
-from apr.training.checkpoint import finished
+from apr.training.checkpoint import finished, identity
 from apr.training.curves import Curves
 from apr.training.layers import quickest, use_kernels
 from apr.training.sft.base import starting_model
 from apr.training.sft.data import RowCollator, Threads, pack_rows, read_threads
 from apr.training.sft.pace import Pace
 from apr.training.sft.trainer import PackedSFTTrainer
-from apr.training.sharding import before_sharding, gather, sharded
+from apr.training.sharding import before_sharding, gather
 
 
 def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: Path) -> None:
@@ -156,10 +155,7 @@ def _config(params: Params, work: Path, steps: int, seed: int, bfloat16: bool) -
 
 
 def _identity(params: Params, method: str, traces: Path, tokenizer: Path) -> dict[str, Any]:
-    """Everything that the weights depend on."""
     settings = params.model_dump(mode="json", include={"seed", "model", "sft"})
+    settings |= {"method": method, "window": params.grammar.window, "precision": str(_precision(params))}
     base = model_files(Path(params.sft.base)) if params.sft.base else []
-    files = [Path(traces), *tokenizer_files(Path(tokenizer)), *base]
-    inputs = [hash_tree(path, path.parent) for path in files]
-    return settings | {"method": method, "window": params.grammar.window, "inputs": inputs,
-                       "precision": str(_precision(params)), "sharded": sharded()}  # whose states are others
+    return identity(settings, [Path(traces), *tokenizer_files(Path(tokenizer)), *base])
