@@ -122,7 +122,7 @@ def test_a_run_of_the_smoke_scale_is_as_large_as_was_estimated(made):
         assert traces.disk == within(0.02, (data / f"traces/{method}.parquet").stat().st_size)
         metrics = read_json(data / f"models/sft/{method}/metrics.json")
         assert sft.tokens == within(0.05, metrics["tokens"])
-        assert mean == within(0.05, metrics["tokens"] / metrics["epochs"] / metrics["threads"])
+        assert mean == within(0.1, metrics["tokens"] / metrics["epochs"] / metrics["threads"])  # of some 100
         assert sft.disk == within(0.1, (data / f"models/sft/{method}/model.safetensors").stat().st_size)
     for policy in estimate.params.rl.policies:
         disk = estimate.costs[f"rl/{policy}"].disk

@@ -395,6 +395,12 @@ def test_remarks_and_drawn_problems(page):
     assert page.run("[...boxes.map(box => box.value), at('target').value]") == ["1", "2", "3", "4", "10"]
 
 
+def test_a_state_of_any_depth_is_shown(page):
+    said = "<root> 27 :0 3 5 go :1 5 - 3 = 2 :1099511627776 4"
+    shown = page.run(f"lines({json.dumps(said)})").split("\n")
+    assert shown == ["&#60;root&#62; 27", ":0 3 5 go", "  :1 5 - 3 = 2", f"{'  ' * 9}:1099511627776 4"]
+
+
 @pytest.mark.parametrize("width", [360, 820, 1366])
 def test_it_fits_and_asks_for_nothing(played, demo, width):
     played.asked.clear()

@@ -101,8 +101,8 @@ def test_fig4a_by_hand(params):
 def test_fig4b_counts_what_fits(params):
     found = evidence(params, {Key("apr", "sft", 0.0, 3): cell([[1], [1], [0]], longest=[[64], [200], [10]])})
     rows = FIGURES[1].rows(found)
-    assert values(rows, "window", "accuracy")[::4] == [(16, 0), (80, 1 / 3), (144, 1 / 3), (208, 2 / 3)]
-    assert rows[3]["accuracy"] == 1 / 3 and rows[3]["window"] == 64
+    assert values(rows, "window", "accuracy")[::4] == [(18, 0), (90, 1 / 3), (162, 1 / 3), (234, 2 / 3)]
+    assert rows[3]["accuracy"] == 1 / 3 and rows[3]["window"] == 72
     assert "sft/apr T=0: 6, 10" in found.lacks() and "sft/sos_plus conditioned on tokens T=0" in found.lacks()
 
 

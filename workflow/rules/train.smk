@@ -19,6 +19,11 @@ rule sft:
         "python -m apr run sft/{wildcards.method} --recipe {input.recipe:q} > {log:q} 2>&1"
 
 
+def rollout_steps(policy):
+    settings = PLAN.params.rl.policies[policy]
+    return (settings.steps or PLAN.params.rl.steps) * (1 + PLAN.params.traces.methods[settings.method].spawns)
+
+
 rule rl:
     input:
         made(
@@ -34,7 +39,8 @@ rule rl:
         "<logs>/rl/{policy}.log",
     benchmark:
         "<logs>/rl/{policy}.tsv"
-    priority: 10
+    # The longest first: of many steps, and of threads that spawn.
+    priority: lambda wildcards: 10 + rollout_steps(wildcards.policy) / 100
     threads: 1  # of which it is sure: engine.workers take what other jobs leave
     resources:
         gpu=GPU,

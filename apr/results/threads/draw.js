@@ -5,7 +5,7 @@ const LEFT = 46, RIGHT = 10, TOP = 14;
 
 const html = text => String(text).replace(/[&<>"]/g, c => `&#${c.charCodeAt(0)};`);
 const broken = /\s(?=(?::\d+|#\d+|spawn|joined|resume|join|answer|list|goto)(?:\s|$))/g;
-const indent = (_, depth) => "  ".repeat(depth) + ":" + depth;
+const indent = (_, depth) => "  ".repeat(Math.min(depth, 9)) + ":" + depth; // a model may write any number
 const lines = text => html(text.replace(broken, "\n").replace(/^:(\d+)/gm, indent));
 const label = index => (index ? `child ${index}` : "root");
 const spawns = thread => thread.parts.flatMap(part => part[4]);
