@@ -35,7 +35,8 @@ def linked(text: str, folder: Path) -> str:
     def place(match: re.Match[str]) -> str:
         target, anchor = match[1], match[2] or ""
         path = os.path.normpath(folder / target)
-        name = NAMES.get(path, os.path.basename(path) if path.endswith((".md", ".gif")) else path)
+        page = path.endswith((".md", ".gif")) and not path.startswith(KEPT)
+        name = NAMES.get(path, os.path.basename(path) if page else path)
         return f"]({name}{anchor})"
 
     return re.sub(r"\]\((?!http)([^)#\s]+)(#[^)\s]*)?\)", place, text)

@@ -401,6 +401,13 @@ def test_a_state_of_any_depth_is_shown(page):
     assert shown == ["&#60;root&#62; 27", ":0 3 5 go", "  :1 5 - 3 = 2", f"{'  ' * 9}:1099511627776 4"]
 
 
+def test_a_frame_after_no_time_or_less_stops_nothing(played):
+    played.click("#random")
+    played.run("at('speed').value = 7; start(); tick(before); tick(before - 5)")
+    finish(played)
+    assert played.run("lanes.every(lane => lane.rollout.sampled > 0)")
+
+
 @pytest.mark.parametrize("width", [360, 820, 1366])
 def test_it_fits_and_asks_for_nothing(played, demo, width):
     played.asked.clear()

@@ -25,7 +25,7 @@ FEW = {
     "sft.tokens.sos": None,
     "sft.tokens.sos_plus": None,
     "sft.checkpoint_steps": 5,
-    "sft.tokens.apr": 40000,
+    "sft.tokens.apr": 400_000,
     "rl.policies.sos_plus": None,
     "rl.policies.apr_max": None,
     "rl.steps": 30,
@@ -67,6 +67,14 @@ def hashes(laboratory: Laboratory) -> dict[str, str]:
             for kind in HASHED for path in data.rglob(kind)}  # fmt: skip
 
 
+def whole_json(path: Path) -> bool:
+    """Not one that is being written, or that goes with its folder."""
+    try:
+        return bool(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return False
+
+
 def chunk(laboratory: Laboratory, carry: Path, minutes: float, until: str = "") -> tuple[dict, dict, str]:
     """What a chunk says of each job, at the end, and on stderr; it is told to end as soon as a file matches
     the pattern `until`."""
@@ -75,7 +83,7 @@ def chunk(laboratory: Laboratory, carry: Path, minutes: float, until: str = "") 
     with said.open("w") as out, errors.open("w") as err:
         started = subprocess.Popen(command, cwd=laboratory.path, env=laboratory.environment,
                                    stdout=out, stderr=err)  # fmt: skip
-        while until and not list(laboratory.path.glob(until)) and started.poll() is None:
+        while until and not any(map(whole_json, laboratory.path.glob(until))) and started.poll() is None:
             time.sleep(0.01)
         if until:
             started.send_signal(signal.SIGTERM)

@@ -1,6 +1,6 @@
 /* The page: reads a problem, lets both models decode it step by step, shows their threads. */
 const SETUP = JSON.parse(document.getElementById("setup").textContent);
-const PACES = [2, 5, 10, 20, 40, 80, 160, Infinity]; // steps a second
+const FASTEST = 1e9, PACES = [2, 5, 10, 20, 40, 80, 160, FASTEST]; // steps a second
 const BUSY = 30; // milliseconds of decoding before the page is drawn again
 const PICTURES = matchMedia("(prefers-reduced-motion: reduce)").matches ? 600 : 0; // milliseconds between two pictures
 const NARROW = 820; // pixels, as in page.css
@@ -132,7 +132,8 @@ function say(text) {
 
 function tick(now) {
   if (!playing) return;
-  owed = Math.min(owed + (now - before) / 1000 * PACES[at("speed").value], 1000);
+  const passed = Math.max(0, now - before); // a frame may be dated before the click that asked for it
+  owed = Math.min(owed + passed / 1000 * PACES[at("speed").value], 1000);
   before = now;
   const until = performance.now() + BUSY;
   while (owed >= 1 && lanes.some(lane => !lane.rollout.done)) {
@@ -247,7 +248,7 @@ addEventListener("resize", () => { if (problem) show(); });
 
 function pace() {
   const steps = PACES[at("speed").value];
-  at("pace").textContent = steps === Infinity ? "as fast as it goes" : `${steps} steps/s`;
+  at("pace").textContent = steps === FASTEST ? "as fast as it goes" : `${steps} steps/s`;
 }
 
 at("settings").open = innerWidth > NARROW;
