@@ -45,3 +45,9 @@ def made(job, *paths):
         return found + ([] if name in FIRST else PLAN.seals(RUN.first))
 
     return resolve
+
+
+# How long an RL run takes, against others: the threads at a time of all its steps.
+def rollout_steps(policy):
+    settings = PLAN.params.rl.policies[policy]
+    return (settings.steps or PLAN.params.rl.steps) * (1 + PLAN.params.traces.methods[settings.method].spawns)

@@ -19,11 +19,6 @@ rule sft:
         "python -m apr run sft/{wildcards.method} --recipe {input.recipe:q} > {log:q} 2>&1"
 
 
-def rollout_steps(policy):
-    settings = PLAN.params.rl.policies[policy]
-    return (settings.steps or PLAN.params.rl.steps) * (1 + PLAN.params.traces.methods[settings.method].spawns)
-
-
 rule rl:
     input:
         made(
