@@ -155,8 +155,10 @@ class Policy(Section):
     """KL coefficient (paper: 0.001 APR, 0.01 SoS+)."""
     steps: Positive | None = None
     """Steps of this policy; null for `rl.steps`."""
-    reward: Literal["outcome"] = "outcome"
+    reward: Literal["outcome", "critical_path", "parallel"] = "outcome"
     """What a rollout is worth: a file of `apr/training/rl/rewards`."""
+    reward_weight: Share = 0.2
+    """How much of a solved problem's worth `critical_path` and `parallel` give to the shape of a rollout."""
     credit: Literal["broadcast"] = "broadcast"
     """What of it each thread is given: a file of `apr/training/rl/credit`."""
 

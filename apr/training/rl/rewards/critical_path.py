@@ -1,0 +1,17 @@
+"""1 for a solved problem, less the more tokens were sampled one after another; else 0.
+
+Rollouts that are equally right are told apart by how well they part their work, as in ThreadWeaver.
+"""
+
+from apr.rollouts.rollout import Rollout
+from apr.rollouts.verdict import Judgement
+from apr.training.rl.algorithm import Step
+
+
+def reward(rollout: Rollout, verdict: Judgement, step: Step) -> float:
+    """Returns 1 - `reward_weight` * s / (s + window) where the problem is solved, else 0.
+
+    s are the tokens of the critical path: half the weight is lost at a window of them, never all of it.
+    """
+    sequential, window = rollout.usage.sequential, step.task.params.grammar.window
+    return float(verdict.strict) * (1 - step.settings.reward_weight * sequential / (sequential + window))
