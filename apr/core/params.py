@@ -36,6 +36,8 @@ from apr.core.settings import (
 
 Join = Literal["all", "any"]
 """What a parent waits for: all its children, or the first that returns something."""
+LABELLED = ("own", "difference", "oracle")
+"""Credits that ask the task what is known of single children (`Task.label`)."""
 PRETRAINED = "pretrained"
 """Where the models are that `sft.base` may name."""
 
@@ -159,7 +161,7 @@ class Policy(Section):
     """What a rollout is worth: a file of `apr/training/rl/rewards`."""
     reward_weight: Share = 0.2
     """How much of a solved problem's worth `critical_path` and `parallel` give to the shape of a rollout."""
-    credit: Literal["broadcast"] = "broadcast"
+    credit: Literal["broadcast", "own", "difference", "oracle"] = "broadcast"
     """What of it each thread is given: a file of `apr/training/rl/credit`."""
 
 
@@ -302,6 +304,9 @@ class Params(Section):
             most = self.grammar.max_children if parallel else -1
             _require(policy.children is None or policy.children <= most, f"rl.policies.{name}.children",
                      policy.children, "null, or with a method that spawns at most grammar.max_children")
+            _require(policy.credit not in LABELLED or task_class(self.task).needs,
+                     f"rl.policies.{name}.credit", policy.credit,
+                     f"one without labels of children, of which the task {self.task} has none")
         self._require_sweeps()
         return self
 

@@ -1,6 +1,6 @@
 """Records of decoded thread trees and of what they used (sections 3.1 and 4.1)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -117,6 +117,23 @@ class Rollout:
             children=len(self.threads) - 1,
             depth=max(thread.depth for thread in self.threads),
         )
+
+    def without(self, child: int) -> "Rollout":
+        """Returns the rollout less a child and all below it; what its parent wrote and read of it stays."""
+        gone = {child}
+        gone.update(thread.index for thread in self.threads if thread.parent in gone)
+        kept = [thread for thread in self.threads if thread.index not in gone]
+        place = {thread.index: number for number, thread in enumerate(kept)} | {-1: -1}
+
+        def spawns(thread: Thread) -> list[Spawn]:
+            left = [(spawn.at, [place[each] for each in spawn.children if each in place])
+                    for spawn in thread.spawns]  # fmt: skip
+            return [Spawn(at, children) for at, children in left if children]
+
+        return Rollout(self.id, [
+            replace(thread, index=place[thread.index], parent=place[thread.parent], spawns=spawns(thread))
+            for thread in kept
+        ])  # fmt: skip
 
     def _sequential(self, index: int) -> int:
         thread = self.threads[index]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from apr.language import Malformed
 from apr.rollouts.rollout import Rollout, Status
-from apr.tasks.task import Problem, Task
+from apr.tasks.task import Label, Problem, Task
 
 NO_SOLUTION = "none"
 
@@ -34,3 +34,17 @@ def judge(task: Task, problem: Problem, rollout: Rollout) -> Judgement:
         return Judgement(str(Status.MALFORMED), reason=verdict.reason)
     strict, lenient, reason, answer, expression = verdict
     return Judgement(str(root.status), answer or NO_SOLUTION, expression, strict, lenient, reason)
+
+
+def label_children(task: Task, problem: Problem, rollout: Rollout) -> dict[int, Label]:
+    """Returns what the task knows of each child, by the thread's index; one that did not end by itself has
+    returned nothing."""
+    found = {}
+    for thread in rollout.threads[1:]:
+        ended = thread.status == Status.DONE
+        returned = task.language.syntax.returned(thread.ids) if ended else None
+        prompt = thread.ids[: thread.prompt_length]
+        found[thread.index] = task.label(
+            problem, prompt, None if isinstance(returned, Malformed) else returned
+        )
+    return found

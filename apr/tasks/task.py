@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from random import Random
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pyarrow import Schema
 
@@ -24,6 +24,21 @@ class Verdict(NamedTuple):
     reason: str
     answer: str | None = None
     expression: str | None = None
+
+
+class Label(NamedTuple):
+    """What is known for certain of a child, whatever became of its rollout."""
+
+    worth: bool
+    """Its message was worth sending: what it asks for follows from the problem, can be done, and helps."""
+    solvable: bool
+    """What its message asks for can be done, whether it follows from the problem or not."""
+    right: bool
+    """It returned what its message asks for, or "none" where that cannot be done."""
+
+
+NOTHING_KNOWN = Label(worth=False, solvable=False, right=False)
+"""Of a child whose message is no sub-problem."""
 
 
 class TraceThread(NamedTuple):
@@ -52,6 +67,9 @@ class Task(ABC):
     """What `words` reads of the parameters but `grammar`: dotted keys, as a job's recipe has to name them."""
     solver_keys: ClassVar[str] = ""
     """And what `demonstrate` does, `words` included."""
+    needs: ClassVar[Literal["any", "all"] | None] = None
+    """How many of its children a parent needs to be right: one, or all that were worth asking. None where
+    nothing is known of children: there is no `label` then."""
 
     def __init__(self, params: Params, language: Language | None = None):
         self.params = params
@@ -96,3 +114,7 @@ class Task(ABC):
     @abstractmethod
     def verify(self, problem: Problem, ids: Sequence[int]) -> Verdict | Malformed:
         """Judges a root thread, whatever a model wrote: for rewards, evaluations and traces alike."""
+
+    def label(self, problem: Problem, prompt: Sequence[int], returned: Sequence[int] | None) -> Label:
+        """Returns what is known of a child, by its prompt and what it returned; None if that is nothing."""
+        raise NotImplementedError

@@ -5,6 +5,7 @@ from random import Random
 from typing import Any, cast
 
 from apr.language import Condition, Malformed
+from apr.tasks.countdown.label import label
 from apr.tasks.countdown.problem import (
     PROBLEM_SCHEMA,
     Problem,
@@ -16,7 +17,7 @@ from apr.tasks.countdown.settings import CountdownProblems, Solver
 from apr.tasks.countdown.solver import solve, solve_given
 from apr.tasks.countdown.verify import expression, verify
 from apr.tasks.countdown.words import read_answer, require_depths, words_of
-from apr.tasks.task import Task, Trace, Verdict
+from apr.tasks.task import Label, Task, Trace, Verdict
 
 
 class Countdown(Task):
@@ -25,6 +26,7 @@ class Countdown(Task):
     schema = PROBLEM_SCHEMA
     word_keys = "problems.numbers"
     solver_keys = f"{word_keys} problems.max_value"
+    needs = "any"
 
     @property
     def settings(self) -> CountdownProblems:
@@ -67,6 +69,9 @@ class Countdown(Task):
             return Verdict(False, False, "declares no solution")
         text = ", ".join(f"{left} {op} {right} = {result}" for left, op, right, result in answer)
         return verify(problem, answer)._replace(answer=text, expression=expression(answer))
+
+    def label(self, problem: Problem, prompt: Sequence[int], returned: Sequence[int] | None) -> Label:
+        return label(self.language.vocabulary, problem, prompt, returned)
 
 
 TASK = Countdown

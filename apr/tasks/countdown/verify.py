@@ -8,7 +8,8 @@ from apr.tasks.countdown.problem import Problem
 from apr.tasks.task import Verdict
 
 
-def _arithmetic_error(operation: Operation) -> str | None:
+def arithmetic_error(operation: Operation) -> str | None:
+    """Returns what is wrong with an operation in itself, None if that is nothing."""
     left, op, right, result = operation
     if op == "/":
         if right == 0:
@@ -37,7 +38,7 @@ def verify(problem: Problem, operations: Sequence[Operation]) -> Verdict:
     known = set(problem.numbers)
     fault = None
     for index, operation in enumerate(operations, start=1):
-        error = _arithmetic_error(operation)
+        error = arithmetic_error(operation)
         if error:
             return Verdict(False, False, f"operation {index}: {error}")
         if operation.left not in known or operation.right not in known:

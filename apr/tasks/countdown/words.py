@@ -44,6 +44,24 @@ def read_answer(vocabulary: BaseVocabulary, ids: Sequence[int]) -> list[Operatio
         return fault.malformed
 
 
+def read_return(vocabulary: BaseVocabulary, ids: Sequence[int]) -> list[Operation] | None | Malformed:
+    """Returns the operations that a child returns; None if it returns that there is no solution."""
+    try:
+        return _Reader(vocabulary, [*ids, vocabulary.ids["end"]], 0).operations()
+    except _Fault as fault:
+        return fault.malformed
+
+
+def read_child(
+    vocabulary: BaseVocabulary, prompt: Sequence[int]
+) -> tuple[int, list[tuple[Operation, list[int]]]] | Malformed:
+    """Returns what a child is prompted with: the target, and each operation with the numbers after it."""
+    try:
+        return _Reader(vocabulary, prompt, 1).child()
+    except _Fault as fault:
+        return fault.malformed
+
+
 class _Fault(Exception):
     """Unwinds the reader; never leaves this module."""
 
@@ -66,6 +84,17 @@ class _Reader:
         if self.position != len(self.ids):
             self._fail("text after the end")
         return found
+
+    def child(self) -> tuple[int, list[tuple[Operation, list[int]]]]:
+        """A target, then states one operation after another, to the `go` that ends the ids."""
+        target, lines = self._number(), list[tuple[Operation, list[int]]]()
+        while not lines or self._word() != "go":
+            self._take(f":{len(lines) + 1}")
+            operation, numbers = self._operation(), list[int]()
+            while self._word() != "go" and not self._word().startswith(":"):
+                numbers.append(self._number())
+            lines.append((operation, [*numbers, operation.result]))
+        return target, lines
 
     def _operation(self) -> Operation:
         left, op, right = self._number(), self._take(*OPERATORS), self._number()

@@ -2,22 +2,30 @@
 
 import random
 from pathlib import Path
+from statistics import fmean, stdev
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trl.trainer.utils import nanstd
 
 import apr.training.rl
 from apr.core.errors import ParamsError
 from apr.core.params import Policy, parse_params
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
-from apr.rollouts.verdict import Judgement
+from apr.rollouts.verdict import Judgement, judge, label_children
 from apr.tasks import open_task
 from apr.tasks.countdown import Problem
+from apr.tasks.task import Label
+from apr.training.rl.agreement import Agreement, agreement
 from apr.training.rl.algorithm import Group, Step
 from apr.training.rl.credit import CREDITS
+from apr.training.rl.credit.difference import differences
 from apr.training.rl.rewards import REWARDS
+from tests.tasks.test_toy import VALUES
 
 ROOM = Path(apr.training.rl.__file__).parent
 
@@ -115,3 +123,250 @@ def test_broadcast_is_trls_to_the_last_bit(step, size):
     expected = gaps / (nanstd(rewards, dim=1, keepdim=True) + 1e-4)
     found = [[threads[0] for threads in CREDITS["broadcast"](group(rewards), step)] for rewards in batch]
     assert torch.equal(torch.tensor(found), expected)
+
+
+def tree(language, root, *children):
+    """A rollout of texts, whose parts between bars are injected and sampled in turn; one spawn at most."""
+    spawned = list(range(1, len(children) + 1))
+    threads = []
+    for index, text in enumerate((root, *children)):
+        parts = [language.vocabulary.encode(part) for part in text.split("|")]
+        ids = [token for part in parts for token in part]
+        sampled = [bool(place % 2) for place, part in enumerate(parts) for _ in part]
+        spawns = [Spawn(len(parts[0]) + len(parts[1]), spawned)] if children and not index else []
+        threads.append(Thread(index, min(index, 1) - 1, min(index, 1), len(parts[0]), ids, sampled,
+                              [0.0] * len(ids), Status.DONE, spawns=spawns))  # fmt: skip
+    return Rollout("", threads)
+
+
+SUM, EIGHT, TWO = "2 + 2 = 4 4", "4 * 2 = 8 2", "4 - 2 = 2 2"
+BY_SUM, BY_EIGHT = "2 + 2 = 4 , 4 * 4 = 16", "4 * 2 = 8 , 8 * 2 = 16"
+
+
+def asks(language, children, answer):
+    """A rollout for 2 2 4 -> 16 that asks children, of whom some return something."""
+    messages = " ".join(f"#{len(children) - place} {state}" for place, (state, _) in enumerate(children))
+    joined = " ".join(f"joined {returned}" for _, returned in children)
+    spawn = f"spawn 16 :1 {messages} run | {joined} resume |" if children else ""
+    root = f"<root> 16 :0 2 2 4 go | {spawn} answer {answer} end"
+    return tree(language, root, *(f"<child> 16 :1 {state} go | join {returned} end"
+                                  for state, returned in children))  # fmt: skip
+
+
+@pytest.fixture
+def asked(params, language):
+    """A group of five, and the step that it is of; the words are those of three numbers."""
+    problem = Problem("p", (2, 2, 4), 16)
+    values = params.model_dump()
+    values["problems"]["numbers"] = 3
+    task = open_task(parse_params(values))
+    rollouts = [
+        asks(task.language, [(SUM, BY_SUM), (TWO, "none")], BY_SUM),
+        asks(task.language, [(SUM, "none"), (TWO, "none")], "none"),
+        asks(task.language, [(EIGHT, BY_EIGHT), (TWO, "4 - 2 = 2 , 2 * 2 = 16")], BY_EIGHT),
+        asks(task.language, [], "none"),
+        asks(task.language, [(SUM, BY_SUM), (EIGHT, BY_EIGHT)], BY_EIGHT),
+    ]
+    verdicts = [judge(task, problem, rollout) for rollout in rollouts]
+    rewards = [float(verdict.strict) for verdict in verdicts]
+    assert rewards == [1.0, 0.0, 1.0, 0.0, 1.0]
+    return Group(problem, rollouts, verdicts, rewards), Step(0, 2, params.rl.policies["apr"], task)
+
+
+def by_role(values):
+    """Advantages of values, the root's first, in plain arithmetic; roots and children apart."""
+    roots, children = [own[0] for own in values], [value for own in values for value in own[1:]]
+
+    def gap(value, among):
+        return (value - fmean(among)) / (stdev(among) + 1e-4)
+
+    return [[pytest.approx(gap(value, children if place else roots), rel=1e-5, abs=1e-6)
+             for place, value in enumerate(own)] for own in values]  # fmt: skip
+
+
+BY_HAND = {
+    "own": [[1, 1, 0], [0, 0, 0], [1, 1, 0], [0], [1, 1, 1]],
+    "difference": [[1, 1, 0], [0, 0, 0], [1, 1, 0], [0], [1, 0, 0]],
+    "oracle": [[1.5, 1, 1], [0.5, 0, 1], [1.5, 1, 0], [0], [2, 1, 1]],
+}
+"""What the threads of each rollout are worth: of the group in `asked`."""
+
+
+@pytest.mark.parametrize("credit", BY_HAND)
+def test_a_credit_by_hand(asked, credit):
+    assert CREDITS[credit](*asked) == by_role(BY_HAND[credit])
+
+
+def test_the_numbers_of_own_once_more(asked):
+    # Children 1 0 0 0 1 0 1 1: mean 1/2, deviation sqrt(8/4 / 7); roots 1 0 1 0 1: mean 3/5, sqrt(6/5 / 4).
+    child, high, low = 0.5 / ((2 / 7) ** 0.5 + 1e-4), 0.4 / (0.3**0.5 + 1e-4), -0.6 / (0.3**0.5 + 1e-4)
+    expected = [[high, child, -child], [low, -child, -child], [high, child, -child], [low],
+                [high, child, child]]  # fmt: skip
+    found = CREDITS["own"](*asked)
+    assert [pytest.approx(own, rel=1e-5) for own in expected] == found
+
+
+def test_a_slow_child_that_nobody_needs_makes_a_negative_difference(asked):
+    group, step = asked
+    step = weighted(step, "critical_path", 0.5)
+    slow = asks(step.task.language, [(SUM, BY_SUM), (TWO, "none")], BY_SUM)
+    for entries, value in ((slow.threads[2].ids, 0), (slow.threads[2].sampled, True)):
+        entries[-1:-1] = [value] * 20
+    paid = [REWARDS["critical_path"](each, SOLVED, step) for each in (slow, slow.without(2))]
+    root, first, second = (sum(thread.sampled) for thread in slow.threads)
+    assert second > first
+    assert paid == [1 - 0.5 * s / (s + 64) for s in (root + second, root + first)]
+    group = group._replace(rollouts=[slow] * 2, verdicts=[SOLVED, FAILED], rewards=[paid[0], 0.0])
+    found = differences(group, step, 0)
+    assert found == [paid[0], pytest.approx(paid[0] - paid[1])] and found[1] < 0
+    late = differences(group._replace(rewards=[0.0, 0.0]), step, 1)
+    assert late == [0.0, 0.0], "where all is lost nobody makes a difference"
+
+
+@pytest.mark.parametrize("credit", BY_HAND)
+def test_a_group_without_differences_teaches_nothing(asked, credit):
+    group, step = asked
+    same = group._replace(rollouts=[group.rollouts[3]] * 2, verdicts=[FAILED] * 2, rewards=[0.0, 0.0])
+    assert CREDITS[credit](same, step) is None
+    alone = group._replace(rollouts=group.rollouts[1:4:2], verdicts=[FAILED] * 2, rewards=[0.0, 0.0])
+    expected = None if credit != "oracle" else by_role([[0.5, 0, 1], [0]])
+    assert CREDITS[credit](alone, step) == expected
+
+
+def test_agreement_with_the_oracle_counts_signs(asked):
+    group, step = asked
+    # The oracle's values: roots 1.5 0.5 1.5 0 2, mean 1.1; children 1 1 0 1 1 0 1 1, mean 3/4.
+    assert agreement(CREDITS["oracle"], [group] * 2, step) == {"root": (10, 10, 0), "child": (16, 16, 0)}
+    assert agreement(CREDITS["own"], [group], step) == {"root": (5, 5, 0), "child": (8, 6, 2)}
+    # To every thread its rollout's: 1 1, 0 0, 1 1, 1 1 against 1 1, 0 1, 1 0, 1 1.
+    assert agreement(CREDITS["broadcast"], [group], step)["child"] == Agreement(8, 6, 2)
+    assert agreement(lambda group, step: None, [group], step)["child"] == (8, 0, 0)
+
+
+class Known:
+    """A task of which a child's prompt says all but whether it was right, which its last token does."""
+
+    def __init__(self, needs, params):
+        self.needs, self.params = needs, params
+        self.language = SimpleNamespace(syntax=SimpleNamespace(returned=lambda ids: ids))
+
+    def label(self, problem, prompt, returned):
+        return Label(bool(prompt[0]), bool(prompt[1]), returned is not None and bool(returned[-1]))
+
+
+BIT = st.integers(0, 1)
+CHILD = st.tuples(BIT, BIT, BIT)
+"""Worth, solvable, right."""
+ROLLOUT = st.tuples(BIT, st.lists(CHILD, max_size=4))
+GROUP = st.lists(ROLLOUT, min_size=2, max_size=4)
+
+
+def known_rollout(children, nested=()):
+    """`nested` are children of the first child."""
+    every = [(0, 0, 0), *children, *nested]
+    threads = []
+    for index, (worth, solvable, right) in enumerate(every):
+        parent = -1 if index == 0 else int(index > len(children))
+        threads.append(Thread(index, parent, 0 if index == 0 else 1 + (parent == 1), 2,
+                              [worth, solvable, 7, right], [False, False, True, True], [0.0] * 4,
+                              Status.DONE))  # fmt: skip
+    if children:
+        threads[0].spawns = [Spawn(3, list(range(1, len(children) + 1)))]
+    if nested:
+        threads[1].spawns = [Spawn(3, list(range(len(children) + 1, len(every))))]
+    return Rollout("", threads)
+
+
+def known_group(drawn):
+    solved = [bool(strict) for strict, _ in drawn]
+    verdicts = [Judgement("done", strict=strict, lenient=strict) for strict in solved]
+    return Group(None, [known_rollout(children) for _, children in drawn], verdicts, [*map(float, solved)])
+
+
+def advantages(credit, drawn, step, needs="any"):
+    group = known_group(drawn)
+    found = CREDITS[credit](group, step._replace(task=Known(needs, step.task.params)))
+    return found or [[0.0] * len(rollout.threads) for rollout in group.rollouts]
+
+
+@pytest.mark.parametrize("credit", BY_HAND)
+@given(drawn=GROUP, order=st.randoms(), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_nothing_leaks_between_siblings(params, credit, drawn, order, data):
+    """What a thread writes reaches no other but by what is known of it, and that only through the mean and
+    the deviation of its role, which all of the role share."""
+    step = Step(0, 2, params.rl.policies["apr"], open_task(params))
+    before = advantages(credit, drawn, step)
+    group = known_group(drawn)
+    task = Known("any", params)
+    for rollout in group.rollouts:
+        labels = label_children(task, None, rollout)
+        for thread in rollout.threads[1:]:
+            others = [index for index in labels if index != thread.index]
+            alone = rollout
+            for index in reversed(others):
+                alone = alone.without(index)
+            assert label_children(task, None, alone) == {1: labels[thread.index]}, "known of it alone"
+            thread.ids[2] = data.draw(st.integers(2, 9))
+    assert (CREDITS[credit](group, step._replace(task=task)) or before) == before, "other words, same labels"
+    mixed = [(strict, order.sample(children, len(children))) for strict, children in drawn]
+    after = advantages(credit, mixed, step)
+    for (_, old), (_, new), was, now in zip(drawn, mixed, before, after, strict=True):
+        assert now[0] == pytest.approx(was[0], rel=1e-5, abs=1e-6)
+        assert sorted(zip(new, now[1:], strict=True)) == [
+            (child, pytest.approx(value, rel=1e-5, abs=1e-6))
+            for child, value in sorted(zip(old, was[1:], strict=True))
+        ]
+    if credit != "difference":
+        alike = {}
+        for (_, children), own in zip(drawn, before, strict=True):
+            for (_, solvable, right), value in zip(children, own[1:], strict=True):
+                key = right if credit == "oracle" else solvable and right
+                assert alike.setdefault(key, value) == value, "in whatever company"
+        if len(alike) == 2:
+            assert alike[1] > alike[0]
+    roots = [(strict, [(0, 0, 0)] * len(children)) for strict, children in drawn]
+    if credit != "oracle":
+        assert [own[0] for own in advantages(credit, roots, step)] == [own[0] for own in before]
+
+
+@given(drawn=GROUP, needs=st.sampled_from(["any", "all"]))
+@settings(max_examples=100, deadline=None)
+def test_difference_is_what_a_count_of_helpers_says(params, drawn, needs):
+    step = Step(0, 2, params.rl.policies["apr"], open_task(params))
+    values = []
+    for strict, children in drawn:
+        helped = [worth and right for worth, _, right in children]
+        enough = sum(helped) == 1 or needs == "all"
+        values.append([strict, *(int(strict and own and enough) for own in helped)])
+    children = [value for own in values for value in own[1:]]
+    found = advantages("difference", drawn, step, needs)
+    for own, given_ in zip(values, found, strict=True):
+        among = ([strict for strict, _ in drawn], *[children] * (len(own) - 1))
+        for value, each, role in zip(own, given_, among, strict=True):
+            assert (each > 0) - (each < 0) == (value > fmean(role)) - (value < fmean(role))
+
+
+def test_a_grandchild_is_pivotal_only_where_its_parent_is(params):
+    step = Step(0, 2, params.rl.policies["apr"], open_task(params))
+    task = Known("any", params)
+    right = (1, 1, 1)
+    for siblings, expected in (([right], [1.0, 1.0, 0.0]), ([right, right], [0.0, 0.0, 0.0, 0.0])):
+        rollout = known_rollout(siblings, nested=[right, (1, 1, 0)])
+        group = Group(None, [rollout], [SOLVED], [1.0])
+        found = differences(group, step._replace(task=task), 0)
+        assert found == expected
+
+
+def test_a_task_without_labels_is_refused_for_credits_that_ask_for_them(params):
+    for credit in BY_HAND:
+        policies = {"parallel": {"method": "parallel", "credit": credit}}
+        with pytest.raises(ParamsError) as said:
+            parse_params(VALUES | {"rl": VALUES["rl"] | {"policies": policies}})
+        assert str(said.value) == (
+            f"params: rl.policies.parallel.credit: '{credit}' is not allowed; allowed: one without labels of "
+            "children, of which the task tests.tasks.toy has none"
+        )
+        values = params.model_dump()
+        values["rl"]["policies"]["apr"]["credit"] = credit
+        assert parse_params(values).rl.policies["apr"].credit == credit

@@ -1,6 +1,11 @@
 """Credits of the threads of a group, a file each; see `apr.training.rl.algorithm`."""
 
 from apr.training.rl.algorithm import Credit
-from apr.training.rl.credit import broadcast
+from apr.training.rl.credit import broadcast, difference, oracle, own
 
-CREDITS: dict[str, Credit] = {"broadcast": broadcast.credit}
+CREDITS: dict[str, Credit] = {
+    "broadcast": broadcast.credit,
+    "own": own.credit,
+    "difference": difference.credit,
+    "oracle": oracle.credit,
+}
