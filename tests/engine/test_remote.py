@@ -248,7 +248,7 @@ def test_a_proxy_is_used_and_whatever_goes_wrong_on_the_way_names_it(serve, monk
     with remote(away, retries=0) as decoder, pytest.raises(ServerError, match=lost):
         drain(decoder)
     with pytest.raises(ServerError, match=f"{named}: did not load weights .ConnectError") as error:
-        load_weights([away], Path("x"), "next", 1.0)
+        load_weights("sglang", [away], Path("x"), "next", 1.0)
     assert "secret" not in str(error.value)
     monkeypatch.setenv("HTTP_PROXY", serve(["500"] * 99).url)
     with remote(away, retries=0) as decoder, pytest.raises(ServerError, match="by the proxy .*500") as error:

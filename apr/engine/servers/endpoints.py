@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -44,17 +45,36 @@ def _is_here(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def load_weights(endpoints: Sequence[str], directory: Path, version: str, timeout: float) -> None:
-    """Has SGLang servers take the checkpoint in `directory`, which they see under the same path, and forget
-    what they have cached. Raises `ServerError` unless all of them have done so."""
-    body = {"model_path": str(directory.resolve()), "weight_version": version, "flush_cache": True}
+def loading(backend: str, directory: str, version: str) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the requests, path and body, by which a server takes weights and forgets what it has cached.
+
+    vLLM has to be in development mode; while it loads, its version is one that nobody asks for.
+    """
+    if backend == "sglang":
+        body = {"model_path": directory, "weight_version": version, "flush_cache": True}
+        return [("/update_weights_from_disk", body)]
+    reload = {"method": "reload_weights", "kwargs": {"weights_path": directory}}
+    before, after = ({"new_version": name} for name in ("loading", version))
+    return [("/pause", {}), ("/update_weight_version", before), ("/collective_rpc", reload),
+            ("/update_weight_version", after), ("/resume", {})]  # fmt: skip
+
+
+def load_weights(
+    backend: str, endpoints: Sequence[str], directory: Path, version: str, timeout: float
+) -> None:
+    """Has servers of `backend` take the checkpoint in `directory`, which they see under the same path, as
+    `version`. Raises `ServerError` unless all of them have done so."""
+    calls = loading(backend, str(directory.resolve()), version)
 
     def load(url: str) -> str:
         transport = httpx.HTTPTransport(retries=3, proxy=proxy_for(url))
         try:
             with httpx.Client(timeout=timeout, transport=transport) as client:
-                done = client.post(url.rstrip("/") + "/update_weights_from_disk", json=body).json()
-            return "" if done.get("success") is True else str(done.get("message", done))
+                for path, body in calls:
+                    answer = client.post(url.rstrip("/") + path, json=body)
+                    if not answer.is_success or answer.json().get("success") is False:
+                        return " ".join(f"{path}: {answer.status_code} {answer.text}".split())
+            return ""
         except (httpx.HTTPError, ValueError, AttributeError) as error:
             return " ".join(f"{type(error).__name__} {error}".split())
 

@@ -55,6 +55,32 @@ class VllmWire:
 
 
 @dataclass(frozen=True)
+class VllmTokensWire:
+    """vLLM's token ids in and out, started with `--enable-scale-out` too. Answers by other weights than the
+    `version` of `load_weights` are faults."""
+
+    model: str
+    version: str
+    path: str = "/inference/v1/generate"
+
+    def body(self, ids: list[int], sampling: Sampling, count: int, seed: int, stop: list[int]) -> Json:
+        settings = {"temperature": sampling.temperature, "max_tokens": count, "seed": seed,
+                    "stop_token_ids": stop, "ignore_eos": True, "logprobs": 0}  # fmt: skip
+        return {"model": self.model, "token_ids": ids, "sampling_params": settings, "return_token_ids": True}
+
+    def answer(self, payload: Any) -> tuple[list[int], list[float], str, int]:
+        (choice,) = payload["choices"]
+        _require_version([span["version"] for span in choice["weight_versions"]], self.version)
+        logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
+        return choice["token_ids"], logprobs, choice["finish_reason"], len(payload["prompt_token_ids"])
+
+
+def _require_version(found: list[str], expected: str | None) -> None:
+    if expected is not None and found != [expected]:
+        raise ValueError(f"decoded by weights {' and '.join(found)} instead of {expected}")
+
+
+@dataclass(frozen=True)
 class SglangWire:
     """SGLang's own `generate`. With the `version` of `load_weights`, answers by other weights are faults."""
 
@@ -69,18 +95,19 @@ class SglangWire:
 
     def answer(self, payload: Any) -> tuple[list[int], list[float], str, int]:
         about = payload["meta_info"]
-        if self.version is not None and about["weight_version"] != self.version:
-            raise ValueError(f"decoded by weights {about['weight_version']} instead of {self.version}")
+        _require_version([about["weight_version"]], self.version)
         logprobs = [entry[0] for entry in about["output_token_logprobs"]]
         return payload["output_ids"], logprobs, about["finish_reason"]["type"], about["prompt_tokens"]
 
 
-Wire = VllmWire | SglangWire
+Wire = VllmWire | VllmTokensWire | SglangWire
 
 
 def wire_of(backend: str, served_model: str, version: str | None = None) -> Wire:
-    """Of the backends "vllm" and "sglang"; only the latter names versions of weights."""
-    return VllmWire(served_model) if backend == "vllm" else SglangWire(version)
+    """Returns the wire of the backend "vllm" or "sglang", which holds answers to a `version` of weights."""
+    if backend == "sglang":
+        return SglangWire(version)
+    return VllmWire(served_model) if version is None else VllmTokensWire(served_model, version)
 
 
 Refused = partial(HTTPException, 400)

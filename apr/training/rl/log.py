@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FIGURES = {"kl": "kl", "clip_ratio/region_mean": "clip_share", "grad_norm": "grad_norm", "loss": "loss"}
 """TRL's names, and ours. Without a KL term TRL names no KL: 0 then."""
+MISMATCH = ("mismatch_kl", "mismatch")
 EXPLODED = 100
 """Multiples of `rl.max_grad_norm` beyond which an update's direction is not that of its batch, but of a few
 tokens whose probability has collapsed."""
@@ -31,11 +32,13 @@ class StepLog(TrainerCallback):
     Keys: step (from 1), reward, accuracy, children, total_tokens, sequential_tokens (means over rollouts),
     malformed, truncated (shares of threads), entropy (of the policy that sampled: minus the mean
     log-probability of its tokens), zero_variance_groups, kl, clip_share (over the tokens of groups with an
-    advantage; null if there are none), grad_norm, loss (means over updates), exploded_updates (gradients of
-    more than `EXPLODED` times `rl.max_grad_norm`, before they are cut). In `seconds`: step, rollout_seconds,
-    update_seconds; twice for a step that is done again, where a run goes on.
+    advantage; null if there are none), mismatch_kl, mismatch (of trainer and sampler on the same tokens, by
+    the same weights: mean KL, largest difference of a log-probability; null likewise), grad_norm, loss (means
+    over updates), exploded_updates (gradients of more than `EXPLODED` times `rl.max_grad_norm`, before they
+    are cut). In `seconds`: step, rollout_seconds, update_seconds; twice for a step that is done again, where
+    a run goes on.
 
-    Raises `AprError` if a loss or a gradient is not finite.
+    Raises `AprError` if a loss or a gradient is not finite, or a mismatch larger than `rl.max_mismatch`.
     """
 
     def __init__(self, path: Path, seconds: Path, sampler: "Sampler", meter: Meter, rl: Rl,
@@ -43,8 +46,8 @@ class StepLog(TrainerCallback):
         self._path, self._seconds, self._sampler, self._meter = path, seconds, sampler, meter
         self._curves = curves
         self._inner_updates, self._prompts = rl.inner_updates, rl.prompts
-        self._most = EXPLODED * rl.max_grad_norm
-        self._updates: list[dict[str, float]] = []
+        self._most, self._most_mismatch = EXPLODED * rl.max_grad_norm, rl.max_mismatch
+        self._updates: list[dict[str, Any]] = []
 
     def on_train_begin(self, args, state, control, **_):
         """Forgets what was logged after the checkpoint that the run goes on from."""
@@ -66,11 +69,17 @@ class StepLog(TrainerCallback):
             if not math.isfinite(logs[name]):
                 raise AprError(f"rl: {name} is {logs[name]} at step {self._sampler.record['step']}; try a "
                                "smaller rl.learning_rate")
-        self._updates.append({ours: logs.get(theirs, 0.0) for theirs, ours in FIGURES.items()})
+        if logs.get("mismatch", 0.0) > self._most_mismatch:
+            raise AprError(f"rl: at step {self._sampler.record['step']} sampler and trainer differ by "
+                           f"{logs['mismatch']:.2g} in a log-probability; allowed: rl.max_mismatch = "
+                           f"{self._most_mismatch:g}")  # fmt: skip
+        self._updates.append({ours: logs.get(theirs, 0.0) for theirs, ours in FIGURES.items()}
+                             | {name: logs.get(name) for name in MISMATCH})  # fmt: skip
         if len(self._updates) < self._inner_updates:
             return
         line: dict[str, Any] = dict(self._sampler.record)
         line |= {name: fmean(update[name] for update in self._updates) for name in FIGURES.values()}
+        line |= {name: self._updates[0][name] for name in MISMATCH}
         line["exploded_updates"] = sum(update["grad_norm"] > self._most for update in self._updates)
         if line["zero_variance_groups"] == self._prompts:
             line |= {"kl": None, "clip_share": None}
@@ -102,4 +111,5 @@ def summary(lines: list[dict[str, Any]], prompts: int) -> dict[str, float | None
         "steps_without_signal": sum(line["zero_variance_groups"] == prompts for line in lines),
         "exploded_updates": sum(line["exploded_updates"] for line in lines),
         "first_reward": lines[0]["reward"],
+        "mismatch": max((line["mismatch"] for line in lines if line["mismatch"] is not None), default=None),
     }

@@ -1,8 +1,8 @@
 """Rollouts decoded by servers that take the policy's weights before every step (`rl.servers`).
 
-SGLang and `apr serve` read them from a directory, under a version that is their hash and that every answer
-has to name: a server that was started again since, or that another run has given other weights, is at fault,
-and is not asked again. vLLM is sent them (`apr.training.rl.nccl`).
+They read them from a directory, under a version that is their hash and that every answer has to name: a
+server that was started again since, or that another run has given other weights, is at fault, and is not
+asked again.
 """
 
 import copy
@@ -21,7 +21,6 @@ from apr.language import Language
 from apr.rollouts.decoding import connect, orchestrate
 from apr.rollouts.rollout import Request, Rollout
 from apr.training.checkpoint import save_checkpoint
-from apr.training.rl.nccl import send_weights
 from apr.training.rl.trainer import PackedGRPOTrainer
 
 
@@ -38,24 +37,21 @@ class ServedPolicy:
 
         Raises `ServerError` if a server did not take them, and while decoding.
         """
-        servers, version = self._servers, None
-        if servers.backend == "vllm":
-            send_weights(trainer)
-        else:
-            version = self._publish(trainer)
-        wire = wire_of(servers.backend, servers.served_model, version)
+        servers = self._servers
+        wire = wire_of(servers.backend, servers.served_model, self._publish(trainer))
         with connect(self._params, self._language, servers.endpoints, wire) as decoder:
             return orchestrate(self._params, self._language, decoder).run(requests)
 
     def _publish(self, trainer: PackedGRPOTrainer) -> str:
         """The version under which the servers now have the weights."""
-        versions = [""]
+        versions, servers = [""], self._servers
         model = trainer.whole(first_only=True)
         if trainer.accelerator.is_main_process:
             if isinstance(model, PeftModel):  # merged and split again, the base would not be what it was
                 model = copy.deepcopy(model).merge_and_unload()
             save_checkpoint(model, self._checkpoint, self._folder)
             versions = [digest(hash_tree(self._folder, self._folder))]
-            load_weights(self._servers.endpoints, self._folder, versions[0], self._params.engine.timeout)
+            load_weights(servers.backend, servers.endpoints, self._folder, versions[0],
+                         self._params.engine.timeout)  # fmt: skip
             remove(self._folder)
         return str(broadcast_object_list(versions)[0])

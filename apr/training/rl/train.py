@@ -56,7 +56,6 @@ from apr.tasks.problems import read_problems
 from apr.training.checkpoint import finished, identity, load_trainable
 from apr.training.curves import Curves
 from apr.training.rl.log import StepLog, read_log, summary
-from apr.training.rl.nccl import check_nccl, nccl_options
 from apr.training.rl.sampling import Sampler, draw_problems, steps_of
 from apr.training.rl.servers import ServedPolicy
 from apr.training.rl.snapshots import PROBLEMS, Snapshots
@@ -117,7 +116,6 @@ def check_params(params: Params, policy: str) -> None:
     """Raises `ParamsError` if `policy` is unknown or a step's rollouts do not split into micro-batches."""
     if policy not in params.rl.policies:
         raise ParamsError(f"rl.policies: {policy!r} is not allowed; allowed: {sorted(params.rl.policies)}")
-    check_nccl(params.rl.servers)
     rows, processes = params.rl.prompts * params.rl.group, world_size()
     if rows % (params.rl.rows_per_device * processes):
         raise ParamsError(f"rl.rows_per_device: {params.rl.rows_per_device} is not allowed; allowed: a "
@@ -153,7 +151,7 @@ def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:
         learning_rate=rl.learning_rate, lr_scheduler_type="constant_with_warmup",
         warmup_steps=rl.warmup_steps * rl.inner_updates, weight_decay=0.0,
         max_grad_norm=rl.max_grad_norm, seed=params.seed, shuffle_dataset=False,
-        bf16=False, gradient_checkpointing=False, router_aux_loss_coef=0.0, **nccl_options(params),
+        bf16=False, gradient_checkpointing=False, router_aux_loss_coef=0.0,
         use_cpu=resolve_device(params.engine.device).type == "cpu",
         save_steps=rl.checkpoint_steps * rl.inner_updates, save_total_limit=1,
         logging_steps=1, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True,

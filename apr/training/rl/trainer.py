@@ -12,7 +12,7 @@ from trl.trainer.utils import pad
 
 from apr.training.layers import quickest, use_kernels
 from apr.training.rl.packing import NOT_SCORED, PackedRow
-from apr.training.rl.update import score
+from apr.training.rl.update import mismatch, score
 from apr.training.sharding import before_sharding, gather
 
 POSITIONS = "token_type_ids"
@@ -64,11 +64,16 @@ class PackedGRPOTrainer(GRPOTrainer):
         if not inputs["num_items_in_batch"]:  # in no process
             return torch.zeros((), device=self.accelerator.device, requires_grad=True)
         loss = super()._compute_loss(model, inputs)
+        logged, scored = self._metrics["train"], inputs["num_items_in_batch"]
+        if self.state.global_step % self.num_iterations == 0:  # by the weights that sampled
+            total, largest = map(self.accelerator.gather, mismatch(self._scores, inputs))
+            logged["mismatch_kl"] = [sum(logged["mismatch_kl"]) + (total.sum() / scored).item()]
+            logged["mismatch"] = [max(*logged["mismatch"], 0.0, largest.max().item())]
         # TRL logs plain means over micro-batches, some of which have few tokens or none.
-        share = self._scored(inputs) / inputs["num_items_in_batch"]
+        share = self._scored(inputs) / scored
         batches = cast(int, cast(GRPOConfig, self.args).steps_per_generation)
-        for name in {"kl", "clip_ratio/region_mean"} & self._metrics["train"].keys():
-            self._metrics["train"][name][-1] *= share.item() * batches
+        for name in {"kl", "clip_ratio/region_mean"} & logged.keys():
+            logged[name][-1] *= share.item() * batches
         return loss
 
     def _scored(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -80,6 +85,7 @@ class PackedGRPOTrainer(GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """Log-probabilities (B, C) of the last C = `kept` tokens of rows (B, L). No entropies: 0."""
         logps = score(model, input_ids, others[POSITIONS], self.temperature)[:, -kept:]
+        self._scores = logps.detach()
         return logps, torch.zeros_like(logps), None
 
     def create_model_card(self, *_: Any, **__: Any) -> None:

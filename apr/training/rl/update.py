@@ -36,6 +36,13 @@ def score(
     return scores.new_zeros(ids.shape).masked_scatter(real, scores.roll(1))
 
 
+def mismatch(scores: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns how far the trainer's log-probabilities (B, C) of a batch are from the sampler's: the sum over
+    tokens with loss of estimates of KL(sampler || trainer), and the largest difference."""
+    gap = (scores - batch["old_per_token_logps"]) * batch["completion_mask"]
+    return (gap.expm1() - gap).sum(), gap.abs().max()
+
+
 def _next_scores(
     model: Any, tokens: torch.Tensor, places: torch.Tensor, labels: torch.Tensor, temperature: float
 ) -> torch.Tensor:

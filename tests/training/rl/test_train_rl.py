@@ -13,6 +13,7 @@ from apr.core.files import read_rows
 from apr.core.hashes import hash_tree
 from apr.core.params import partial_params
 from apr.engine.checkpoint import load_model
+from apr.engine.slots import SlotEngine
 from apr.language.tokenizer import load_language
 from apr.rollouts.orchestrator import Orchestrator
 from apr.rollouts.records import rollouts_of
@@ -28,6 +29,7 @@ from apr.training.rl.trainer import POSITIONS, PackedGRPOTrainer
 KEYS = {
     "step", "reward", "accuracy", "children", "total_tokens", "sequential_tokens", "malformed", "truncated",
     "zero_variance_groups", "kl", "entropy", "clip_share", "grad_norm", "loss", "exploded_updates",
+    "mismatch_kl", "mismatch",
 }  # fmt: skip
 
 
@@ -161,6 +163,20 @@ def test_a_gradient_that_explodes_is_counted_and_shown(
     count = 2 * params.rl.inner_updates
     assert json.loads((tmp_path / "rl/metrics.json").read_text())["exploded_updates"] == count
     assert f"exploded updates {count}" in capsys.readouterr().err
+
+
+def test_a_sampler_with_weights_of_another_step_ends_the_run(
+    run, params, problems, validation, checkpoint, tmp_path, monkeypatch
+):
+    assert max(line["mismatch"] for line in log(run)) < 4e-5
+    assert max(abs(line["mismatch_kl"]) for line in log(run)) < 1e-9
+    found = max(line["mismatch"] for line in log(run))
+    assert json.loads((run / "metrics.json").read_text())["mismatch"] == found
+    monkeypatch.setattr(SlotEngine, "reload_weights", lambda *_: None)
+    changed = with_rl(params, learning_rate=0.5, max_grad_norm=0.5)
+    with pytest.raises(AprError, match="at step 2 sampler and trainer differ by .*rl.max_mismatch = 0.1$"):
+        train_rl(changed, "apr", problems, validation, checkpoint, tmp_path / "rl")
+    assert len(log(tmp_path / "rl.work")) == 1 and not (tmp_path / "rl").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(
