@@ -61,7 +61,6 @@ def main() -> None:
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     args = parser.parse_args()
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in RL
     device = resolve_device("auto")
     if device.type != "cuda":
         graphs.recorder = lambda device: lambda step: step

@@ -10,7 +10,7 @@ again at 0 with every thread, no attention mask, and ``use_cache=False``:
 Padding at a row's end is one more thread (positions 0, 1, 2, ...) whose output nobody reads. Without
 restarts (position_ids left out) every row is one causal sequence, as with ``"sdpa"``. On a CPU a thread is a
 call of its own; on a GPU all rows are one call of compiled flex attention, which skips what the mask hides in
-blocks of `BLOCK` x `BLOCK` positions. It is compiled for a few sizes of a row.
+blocks of `BLOCK` x `BLOCK` positions. It is compiled for a few sizes of a row, or for one (`one_size`).
 """
 
 from functools import cache
@@ -26,6 +26,8 @@ SMALLEST_ROW = 4096
 """Rows are compiled for this many positions, and for 4, 16, ... times as many: with and without gradients, up
 to 262,144 positions are as many kernels (8) as PyTorch compiles before it gives up and computes all T x T
 scores. Padding is cheap, as each of its positions sees only itself."""
+LARGEST_FIRST = 65536
+"""Largest row that all smaller ones are padded to."""
 
 
 def thread_lengths(position_ids: torch.Tensor) -> list[int]:
@@ -45,7 +47,9 @@ def thread_lengths(position_ids: torch.Tensor) -> list[int]:
 
 
 def _check_starts(position_ids: torch.Tensor) -> None:
-    if position_ids[:, 0].any():
+    if position_ids.is_cuda:  # without waiting for it
+        torch._assert_async((position_ids[:, 0] == 0).all())
+    elif position_ids[:, 0].any():
         raise ValueError("packed attention: every row of position_ids starts at 0")
 
 
@@ -83,9 +87,16 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def row_size(length: int) -> int:
+def one_size(model: torch.nn.Module, most: int) -> None:
+    """Has rows of up to `most` positions be of one size in `model` where they are compiled; of those beyond
+    `LARGEST_FIRST` not all, as padding takes memory."""
+    for module in model.modules():
+        module.smallest_row = -(-min(most, LARGEST_FIRST) // BLOCK) * BLOCK  # type: ignore[assignment]
+
+
+def row_size(length: int, smallest: int) -> int:
     """Positions of the row that `length` positions are padded to."""
-    size = SMALLEST_ROW
+    size = smallest
     while size < length:
         size *= 4
     return size
@@ -93,12 +104,12 @@ def row_size(length: int) -> int:
 
 def flex(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, positions: torch.Tensor,
-    scaling: float | None,
+    scaling: float | None, smallest: int,
 ) -> torch.Tensor:  # fmt: skip
     """As `packed_attention`, (B, T, H, D), by one call for all threads; on a CPU it is not compiled."""
     call = _compiled() if query.is_cuda else flex_attention
     length = query.shape[2]
-    size = row_size(length)
+    size = row_size(length, smallest)
     # Under autocast rotated queries and keys are float32, values are not.
     padded = (pad(x.to(value.dtype), (0, 0, 0, size - length)) for x in (query, key, value))
     output = call(
@@ -135,7 +146,8 @@ def packed_attention(
     if query.is_cuda:
         if dropout:
             raise ValueError(f"packed attention: dropout {dropout} is not allowed on a GPU; allowed: 0")
-        return flex(query, key, value, positions, scaling), None
+        smallest = getattr(module, "smallest_row", SMALLEST_ROW)
+        return flex(query, key, value, positions, scaling, smallest), None
     lengths = thread_lengths(positions)
 
     def by_thread(x: torch.Tensor) -> tuple[torch.Tensor, ...]:

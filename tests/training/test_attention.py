@@ -91,24 +91,19 @@ LONG = [[300, 1, 127, 128, 44], [5, 595]]
 """Two rows of 600: threads within a block, over several, and that end with one."""
 
 
-@pytest.fixture
-def short_rows(monkeypatch):
-    monkeypatch.setattr(attention, "SMALLEST_ROW", 640)
-
-
 def long_positions() -> torch.Tensor:
     return torch.cat([packed_positions(lengths) for lengths in LONG])
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_flex_equals_thread_by_thread_with_gradients(kv_heads, monkeypatch, short_rows):
+def test_flex_equals_thread_by_thread_with_gradients(kv_heads, monkeypatch):
     # PyTorch refuses gradients on a CPU, although its formula for them is the same on every device.
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
     generator = torch.Generator().manual_seed(4)
     shapes = [(2, 4, 600, 16), (2, kv_heads, 600, 16), (2, kv_heads, 600, 16)]
     inputs = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
     weights = torch.randn(2, 600, 4, 16, generator=generator)
-    one = flex(*inputs, long_positions(), 0.3)
+    one = flex(*inputs, long_positions(), 0.3, 640)
     other, _ = packed_attention(torch.nn.Module(), *inputs, None, 0.3, position_ids=long_positions())
     torch.testing.assert_close(one, other, atol=2e-6, rtol=0)
     grads = [torch.autograd.grad((output * weights).sum(), inputs) for output in (one, other)]
@@ -141,7 +136,6 @@ def test_padding_of_a_row_sees_only_itself():
 
 
 def test_flex_is_compiled_once_for_all_rows_of_a_size(monkeypatch):
-    monkeypatch.setattr(attention, "SMALLEST_ROW", 128)
     counter = CompileCounter()
     compiled = torch.compile(flex_attention.flex_attention, dynamic=False, backend=counter)
     monkeypatch.setattr(attention, "flex_attention", compiled)
@@ -149,17 +143,26 @@ def test_flex_is_compiled_once_for_all_rows_of_a_size(monkeypatch):
         positions = packed_positions(lengths)
         inputs = torch.randn(3, 1, 2, sum(lengths), 16)
         other, _ = packed_attention(torch.nn.Module(), *inputs, None, 0.3, position_ids=positions)
-        torch.testing.assert_close(flex(*inputs, positions, 0.3), other, atol=2e-6, rtol=0)
+        torch.testing.assert_close(flex(*inputs, positions, 0.3, 128), other, atol=2e-6, rtol=0)
     assert counter.frame_count == 2
 
 
 def test_rows_have_few_sizes():
-    assert [attention.row_size(length) for length in (1, 4096, 4097, 65536)] == [4096, 4096, 16384, 65536]
+    sizes = [attention.row_size(length, 4096) for length in (1, 4096, 4097, 65536)]
+    assert sizes == [4096, 4096, 16384, 65536]
+
+
+@pytest.mark.parametrize("most, size", [(1000, 1024), (1024, 1024), (10**6, 65536)])
+def test_a_stage_has_one_size_of_rows(most, size):
+    model = tiny("packed")
+    attention.one_size(model, most)
+    for layer in model.model.layers:
+        assert attention.row_size(min(most, 60_000), layer.self_attn.smallest_row) == size
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_a_model_by_flex_and_thread_by_thread(precision, monkeypatch, short_rows):
+def test_a_model_by_flex_and_thread_by_thread(precision, monkeypatch):
     """Under autocast, which leaves queries and keys in float32, too."""
 
     def loss(model):
@@ -168,7 +171,7 @@ def test_a_model_by_flex_and_thread_by_thread(precision, monkeypatch, short_rows
 
     def by_flex(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):
         assert value.dtype == precision
-        return flex(query, key, value, kwargs["position_ids"], scaling), None
+        return flex(query, key, value, kwargs["position_ids"], scaling, 640), None
 
     one = loss(tiny("packed"))
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, "packed", by_flex)

@@ -42,7 +42,11 @@ class Snapshots(TrainerCallback):
     def on_step_begin(self, args, state, control, **_):
         self._take(state.global_step)
 
-    on_train_end = on_step_begin
+    def on_train_end(self, args, state, control, **_):
+        """A training that ends before its last step does has its end for that."""
+        end = state.global_step // self._inner_updates
+        self._steps = [step for step in self._steps if step < end] + [end]
+        self._take(state.global_step)
 
     def _take(self, updates: int) -> None:
         step, within = divmod(updates, self._inner_updates)

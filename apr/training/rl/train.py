@@ -23,9 +23,9 @@ Where this is not the paper's GRPO, or the paper is silent and its code decides 
 - A parent is one sequence that goes on after its spawn; the reference code trains its prefix once more
   after each join.
 - The sampler's log-probabilities are the old policy's, never recomputed.
-- Weights, optimiser, rollouts and scores are float32 (on a GPU their products are TF32), the products of
-  gradients bfloat16 on processors with units for it; the learning rate is constant after `warmup_steps`;
-  no weight decay.
+- Weights, optimiser, rollouts and scores are float32, as in evaluation (on a GPU without TF32, which rounds
+  the angles of rotary embeddings), the products of gradients bfloat16 on processors with units for it; the
+  learning rate is constant after `warmup_steps`; no weight decay.
 - Plain gradient descent (`rl.optimizer`) instead of AdamW: with some thousand rollouts in all, AdamW moves
   every weight by the learning rate, mostly at random, and unlearns arithmetic faster than it learns to spawn.
 - Rollouts of a group whose rewards are all equal have no advantage. They count in the mean over rollouts,
@@ -53,8 +53,10 @@ from apr.engine.checkpoint import resolve_device
 from apr.language.tokenizer import load_language
 from apr.tasks import open_task
 from apr.tasks.problems import read_problems
+from apr.training.attention import one_size
 from apr.training.checkpoint import finished, identity, load_trainable
 from apr.training.curves import Curves
+from apr.training.deadline import Deadline
 from apr.training.rl.log import StepLog, read_log, summary
 from apr.training.rl.sampling import Sampler, draw_problems, steps_of
 from apr.training.rl.servers import ServedPolicy
@@ -63,8 +65,9 @@ from apr.training.rl.trainer import PackedGRPOTrainer
 
 
 def train_rl(
-    params: Params, policy: str, problems: Path, validation: Path, checkpoint: Path, out: Path
-) -> None:
+    params: Params, policy: str, problems: Path, validation: Path, checkpoint: Path, out: Path,
+    deadline: float | None = None,
+) -> None:  # fmt: skip
     """Trains `policy` from the SFT `checkpoint` and writes the directory `out`.
 
     `problems` and `validation` are Parquet files of problems: those to train on, and those of which greedy
@@ -76,12 +79,11 @@ def train_rl(
     on bad input, and `AprError` if a loss or a gradient is not finite; a fault while sampling or in the
     reward ends the run.
     With `rl.servers` the rollouts of a step are decoded there; snapshots are decoded here.
-    Under `accelerate launch` the processes share the rollouts and the rows of every step.
+    Under `accelerate launch` the processes share the rollouts and the rows of every step. With a `deadline`,
+    in seconds of `time.monotonic`, it takes as many steps as end by then (`Deadline`).
     """
     check_params(params, policy)
     torch.set_num_threads(params.engine.torch_threads)
-    if resolve_device(params.engine.device).type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, in decoding as in scoring
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     language = load_language(checkpoint)
@@ -100,6 +102,8 @@ def train_rl(
             requests, trainer.whole()), params.rl.inner_updates, steps)  # fmt: skip
         trainer.add_callback(snapshots)
         logs = [work / name if rank() == 0 else Path(os.devnull) for name in ("log.jsonl", "seconds.jsonl")]
+        if deadline is not None:
+            trainer.add_callback(Deadline(deadline, params.rl.inner_updates))
         trainer.add_callback(StepLog(logs[0], logs[1], sampler, meter, params.rl, curves))
         trainer.train(resume_from_checkpoint=resume_from)
     model = trainer.whole(first_only=True)
@@ -127,14 +131,17 @@ def new_trainer(
 ) -> PackedGRPOTrainer:
     """Returns what trains the model of `checkpoint`; with `rl.lora`, adapters on each linear layer but the
     output layer."""
-    lora = params.rl.lora
-    return PackedGRPOTrainer(
+    rl, grammar, lora = params.rl, params.grammar, params.rl.lora
+    trainer = PackedGRPOTrainer(
         sampler.sample, prompts=prompts, model=load_trainable(checkpoint, params.engine.device), args=config,
         processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
         peft_config=lora and LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
     )  # fmt: skip
+    for model in filter(None, (trainer.model, trainer.ref_model)):
+        one_size(model, rl.rows_per_device * (1 + grammar.max_children) * grammar.window)
+    return trainer
 
 
 def trainer_config(params: Params, policy: str, work: Path) -> GRPOConfig:

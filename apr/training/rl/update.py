@@ -49,7 +49,7 @@ def _next_scores(
     """Returns (L): of each token of one row (1, L) the log-probability of its label, 0 where that is -100."""
     row = {"input_ids": tokens, "position_ids": places}
     config = getattr(model, "module", model).config
-    if tokens.is_cuda or config.vocab_size > FEW_WORDS:
+    if config.vocab_size > FEW_WORDS:
         # The temperature is that which TRL has told the model.
         return model(**row, shift_labels=labels, fused_lm_head=True).log_probs[0]
     logits = model(**row, use_cache=False).logits[0].float()

@@ -48,17 +48,18 @@ def read_threads(
     table = read_table(path, COLUMNS)
     lengths = pc.list_value_length(table["token_ids"]).to_numpy()
     masked = pc.list_value_length(table["loss_mask"]).to_numpy()
-    names = [table[name].to_pylist() for name in ("trace_id", "thread", "role", "solved")]
     for row in np.flatnonzero((lengths > longest) | (lengths != masked))[:1]:
         raise DataError(
-            f"{path}: row {row} (trace {names[0][row]}, thread {names[1][row]}) has {lengths[row]} tokens, "
-            f"{masked[row]} of them with a loss mask; allowed: all of them, and at most {longest}"
+            f"{path}: row {row} (trace {table['trace_id'][row]}, thread {table['thread'][row]}) has "
+            f"{lengths[row]} tokens, {masked[row]} of them with a loss mask; allowed: all of them, and at "
+            f"most {longest}"
         )
-    kept = [
-        role == "root" or solved or derive_seed(seed, "sft", trace, thread) < child_share * 2**63
-        for trace, thread, role, solved in zip(*names, strict=True)
-    ]
-    table = table.filter(pa.array(kept, pa.bool_()))
+    kept = pc.fill_null(pc.or_(pc.equal(table["role"], "root"), table["solved"]), False).to_numpy()
+    others = np.flatnonzero(~kept)
+    names = (table[name].take(pa.array(others)).to_pylist() for name in ("trace_id", "thread"))
+    kept[others] = [derive_seed(seed, "sft", *name) < child_share * 2**63
+                    for name in zip(*names, strict=True)]  # fmt: skip
+    table = table.filter(pa.array(kept))
     tokens = pc.list_flatten(table["token_ids"]).to_numpy().astype(np.int64)
     if not len(tokens):
         raise DataError(f"{path}: no threads to train on")

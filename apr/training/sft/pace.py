@@ -1,12 +1,14 @@
 """How far training is, and how fast: shown, and a JSON line at each logged step, apart from what is made."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import TrainerCallback
 
+from apr.core.errors import AprError
 from apr.core.progress import Meter
 from apr.training.curves import Curves
 
@@ -14,7 +16,8 @@ from apr.training.curves import Curves
 class Pace(TrainerCallback):
     """Appends `step`, `tokens_per_second` and, on a device whose `peak` FLOP/s are known, `peak_share` to
     `path`, unless that is None, and what is logged to `curves`; `tokens` and `flops` are those of the first
-    0, 1, 2, ... steps."""
+    0, 1, 2, ... steps. Raises `AprError` if what is logged is no finite loss: to look at that of each step
+    would be to wait for a GPU."""
 
     def __init__(
         self, title: str, path: Path | None, curves: Curves, tokens: Sequence[int], flops: Sequence[float],
@@ -37,6 +40,8 @@ class Pace(TrainerCallback):
         if "loss" not in logs:  # the trainer's own summary at the end
             return
         since, step, now = self._since, state.global_step, time.perf_counter()
+        if not math.isfinite(logs["loss"]):
+            raise AprError(f"sft: the loss is {logs['loss']} at step {step}; try a smaller sft.learning_rate")
         rate = round((self._tokens[step] - self._tokens[since]) / (now - self._then))
         line = {"step": step, "tokens_per_second": rate}
         if self._peak:

@@ -26,8 +26,10 @@ from apr.engine.checkpoint import resolve_device
 from apr.engine.flops import bfloat16_peak, sizes_of
 from apr.language.tokenizer import load_language
 from apr.language.vocabulary import BaseVocabulary
+from apr.training.attention import one_size
 from apr.training.checkpoint import finished, identity
 from apr.training.curves import Curves
+from apr.training.deadline import Deadline
 from apr.training.layers import quickest, use_kernels
 from apr.training.sft.base import starting_model
 from apr.training.sft.data import RowCollator, Threads, pack_rows, read_threads
@@ -36,7 +38,9 @@ from apr.training.sft.trainer import PackedSFTTrainer
 from apr.training.sharding import before_sharding, gather
 
 
-def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: Path) -> None:
+def train_sft(
+    params: Params, method: str, traces: Path, tokenizer: Path, out: Path, deadline: float | None = None
+) -> None:
     """Trains `method`'s model on `traces` and writes the checkpoint directory `out`.
 
     `out` holds weights, tokenizer, `log.jsonl` and `metrics.json`, which equal runs have alike to the byte;
@@ -45,7 +49,8 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     `<out>.work`; a run that finds it there continues from the last state, provided that parameters and data
     are the same. Under `accelerate launch` the processes share the rows of every step; their number changes
     the result by rounding alone. Raises `DataError`, `CheckpointError` or `ParamsError` on bad input and
-    `AprError` if the loss is not finite.
+    `AprError` if a loss that is logged is not finite. With a `deadline`, in seconds of `time.monotonic`, it
+    takes as many steps as end by then (`Deadline`), and equal runs differ.
     """
     torch.set_num_threads(params.engine.torch_threads)
     logging.set_verbosity_error()
@@ -55,6 +60,8 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
     lengths, work = np.diff(threads.starts), out.with_name(out.name + ".work")
     tokens = _after_steps([lengths[row].sum() for row in rows], params.sft.rows_per_step)
     trainer = _trainer(params, method, tokenizer, vocabulary, threads, rows, tokens, work)
+    if deadline is not None:
+        trainer.add_callback(Deadline(deadline))
     with trainer.accelerator.main_process_first():
         resume_from = open_work(work, _identity(params, method, traces, tokenizer))
     skeleton = before_sharding(trainer)
@@ -64,9 +71,10 @@ def train_sft(params: Params, method: str, traces: Path, tokenizer: Path, out: P
         return
     log = [line | {"tokens": tokens[int(line["step"])]}
            for line in trainer.state.log_history if "loss" in line]  # fmt: skip
-    metrics = {"threads": len(lengths), "epochs": sum(map(len, rows)) / len(lengths),
-               "processes": world_size(), "steps": trainer.state.global_step, "tokens": log[-1]["tokens"],
-               "loss": log[-1]["loss"]}  # fmt: skip
+    steps = trainer.state.global_step
+    seen = sum(map(len, rows[: steps * params.sft.rows_per_step]))
+    metrics = {"threads": len(lengths), "epochs": seen / len(lengths), "processes": world_size(),
+               "steps": steps, "tokens": log[-1]["tokens"], "loss": log[-1]["loss"]}  # fmt: skip
     with finished(model, tokenizer, work, out) as (partial, model):
         write_text(partial / "log.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in log))
         write_json(partial / "metrics.json", metrics | {"parameters": model.num_parameters()})
@@ -96,6 +104,7 @@ def _trainer(
         raise ParamsError(f"sft.rows_per_step: {sft.rows_per_step} is not allowed; allowed: a multiple of "
                           f"{processes}, the number of processes")
     model, lora = starting_model(params, method, vocabulary)
+    one_size(model, sft.row_tokens)
     squares = np.diff(threads.starts) ** 2
     sums = zip(tokens, _after_steps([squares[row].sum() for row in rows], sft.rows_per_step), strict=True)
     flops = [3 * sizes_of(model).forward(*both) for both in sums]

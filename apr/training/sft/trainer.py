@@ -6,7 +6,6 @@ import torch
 from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
-from apr.core.errors import AprError
 from apr.training.sft.muon import Muon
 
 
@@ -43,7 +42,4 @@ class PackedSFTTrainer(SFTTrainer):
         outputs = model(**inputs, use_cache=False)
         loss = cross_entropy(outputs.logits.float().flatten(0, 1), labels, reduction="sum")
         loss = loss / num_items_in_batch * self.accelerator.num_processes  # whose gradients are averaged
-        if not torch.isfinite(loss):
-            step = self.state.global_step
-            raise AprError(f"sft: the loss is {loss.item()} at step {step}; try a smaller sft.learning_rate")
         return (loss, outputs) if return_outputs else loss

@@ -1,6 +1,7 @@
 """Two real steps on a tiny model that solves about half of its problems."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +59,22 @@ def run(params, problems, validation, checkpoint, tmp_path_factory, points):
         patch.setattr(Curves, "write", lambda self, line: points.append(line))
         train_rl(params, "apr", problems, validation, checkpoint, out)
     return out
+
+
+def test_a_deadline_ends_after_a_whole_step(
+    params, problems, validation, checkpoint, run, tmp_path, monkeypatch
+):  # fmt: skip
+    """Two steps of five at one second each: as far as they go, those of the run of two."""
+    clock = iter(range(1000))
+    monkeypatch.setattr("apr.training.deadline.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    longer = with_rl(params, steps=5)
+    train_rl(longer, "apr", problems, validation, checkpoint, tmp_path / "rl", deadline=1.5)
+    lines = log(tmp_path / "rl")
+    assert [line["step"] for line in lines] == [1, 2] and lines == log(run)
+    for name, value in weights(run).items():
+        assert torch.equal(value, weights(tmp_path / "rl")[name])
+    snapshots = read_rows(tmp_path / "rl/rollouts.parquet", SNAPSHOT_SCHEMA)
+    assert sorted({row["step"] for row in snapshots}) == [0, 1, 2]
 
 
 def test_two_steps_train_and_are_logged(run, points, checkpoint, language):

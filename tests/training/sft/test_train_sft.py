@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from apr.core.errors import AprError, CheckpointError, DataError, ParamsError
@@ -12,11 +14,13 @@ from apr.core.hashes import hash_tree
 from apr.core.seeds import derive_seed
 from apr.engine.checkpoint import load_model
 from apr.language.tokenizer import load_language
+from apr.training import attention
 from apr.training.checkpoint import new_model
 from apr.training.curves import Curves
 from apr.training.sft.data import RowCollator, pack_rows, read_threads
 from apr.training.sft.train import train_sft
 from apr.training.sft.trainer import PackedSFTTrainer
+from tests.engine.conftest import Tape
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +188,57 @@ def test_bfloat16_over_float32_weights(train, tmp_path, monkeypatch, heads, kern
     out = train(tmp_path / "sft", sft={"precision": "bfloat16", "tokens": {"apr": 800}}, model=sizes)
     assert seen == ({True} if kernels else {False, torch.bfloat16})
     assert load_model(out, "cpu").dtype == torch.float32
+
+
+def test_a_deadline_ends_the_schedule_too(data, make_params, trained, tmp_path, monkeypatch):
+    """One second a step: five of them instead of twenty, and the learning rate comes to 0 after the last."""
+    clock = iter(range(1000))
+    monkeypatch.setattr("apr.training.deadline.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    files = data / "traces.parquet", data / "tokenizer"
+    train_sft(make_params(sft={"tokens": {"apr": 8000}}), "apr", *files, tmp_path / "sft", deadline=4)
+    log = [json.loads(line) for line in (tmp_path / "sft/log.jsonl").read_text().splitlines()]
+    metrics = json.loads((tmp_path / "sft/metrics.json").read_text())
+    assert metrics["steps"] == log[-1]["step"] == 5 and metrics["tokens"] == log[-1]["tokens"] < 2100
+    assert metrics["epochs"] < json.loads((trained / "metrics.json").read_text())["epochs"]
+    rates = [line["learning_rate"] / 0.015 for line in log]
+    assert rates == pytest.approx([0, 1, 18 / 19, 2 / 5, 1 / 5])  # a step late
+    train_sft(make_params(), "apr", *files, tmp_path / "far", deadline=10**6)
+    assert weights(tmp_path / "far") == weights(trained)
+
+
+def by_mask(query, key, value, block_mask, scale, enable_gqa):
+    """In place of flex attention, which no dispatch mode sees through."""
+    at = torch.arange(query.shape[2])
+    seen = block_mask.mask_mod(torch.zeros_like(at)[:, None], None, at[:, None], at[None])
+    return scaled_dot_product_attention(query, key, value, seen, scale=scale, enable_gqa=enable_gqa)
+
+
+def test_a_row_waits_for_no_device(train, trained, tmp_path, monkeypatch):
+    """By one call for all threads, as on a GPU: the same loss as thread by thread."""
+
+    def by_row(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):
+        return attention.flex(query, key, value, kwargs["position_ids"], scaling, module.smallest_row), None
+
+    monkeypatch.setattr(attention, "_check_starts", lambda positions: None)  # whose look is a CPU's
+    monkeypatch.setattr(attention, "flex_attention", by_mask)
+    monkeypatch.setattr("apr.training.sft.train.use_kernels", lambda *_: False)
+    monkeypatch.setitem(attention.AttentionInterface._global_mapping, "packed", by_row)
+    called = []
+
+    def blind(name, step, *args, **kwargs):
+        called.append(name)
+        with Tape():  # on which no operation may have a result that Python looks at
+            return step(*args, **kwargs)
+
+    for name in ("training_step", "_get_num_items_in_batch"):
+        given = name, getattr(PackedSFTTrainer, name)
+        monkeypatch.setattr(
+            PackedSFTTrainer, name, lambda *args, given=given, **more: blind(*given, *args, **more)
+        )
+    out = train(tmp_path / "sft", sft={"tokens": {"apr": 800}, "precision": "float32"})
+    first, expected = (json.loads((run / "log.jsonl").read_text().splitlines()[0]) for run in (out, trained))
+    assert first["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+    assert called.count("training_step") == 2 * called.count("_get_num_items_in_batch") > 2
 
 
 def test_adamw_is_fused(train, tmp_path, monkeypatch):
