@@ -27,10 +27,12 @@ CLAIMS = "tests/results/test_claims.py: def test_the_table_and_the_readme"
 CHUNKS = "tests/workflow/test_chunks.py: def test_chunks_on_fresh_machines_make_what_one_run_makes"
 PROCESSES = "tests/processes/test_two_processes.py: def test_two_processes_have_the_losses_of_one"
 EXAMPLES = "tests/workflow/test_examples.py: def test_an_example_runs_as_it_says"
+VERIFIERS = "tests/verifiers/test_verifiers.py: def test_it_is_read_without_this_package"
 COST = "tests/pipeline/test_cost.py: def test_the_paper_scale_is_the_papers"
 ELSEWHERE = {
     "make run": ".ci/run: snakemake --cores all", "make test": ".ci/run: make test",
     "make .venv/ready": ".ci/run: make lint", "make lint": ".ci/run: make lint", "python examples/": EXAMPLES,
+    "python tests/verifiers/": VERIFIERS,
     "make claims": CLAIMS, "python -m apr claims": CLAIMS,
     "make plan SCALE=paper": COST, "python -m apr plan --scale": COST, "python -m apr chunk": CHUNKS,
     "dvc exp run": EXPERIMENTS, "dvc exp show --only-changed": EXPERIMENTS,
