@@ -1,6 +1,7 @@
 """`params.yaml` as typed, validated values: one class per section, one section per stage.
 
-`load_params` is the only reader. A preset (`presets/NAME.yaml`) overlays the default scale key by key.
+`load_params` is the only reader. A preset (`presets/NAME.yaml`) overlays the default scale key by
+key; one that names a `task` replaces what is a task's own (`OF_TASK`).
 """
 
 import os
@@ -36,6 +37,8 @@ from apr.core.settings import (
 
 Join = Literal["all", "any"]
 """What a parent waits for: all its children, or the first that returns something."""
+OF_TASK = ("problems", "methods", "tokens", "policies", "sweeps")
+"""What a preset that names a `task` says anew, whole."""
 LABELLED = ("own", "difference", "oracle")
 """Credits that ask the task what is known of single children (`Task.label`)."""
 PRETRAINED = "pretrained"
@@ -372,8 +375,9 @@ def load_params(path: str | Path, preset: str | Path | None = None) -> Params:
     Files that they name are there, beside `path`. Raises `ParamsError`.
     """
     values, source = read_yaml(path), str(preset or path)
+    over = read_yaml(preset) if preset else {}
     try:
-        merged = overlay(values, read_yaml(preset)) if preset else values
+        merged = overlay(values, over, OF_TASK if "task" in over else ())
     except RecursionError:  # an alias inside its own anchor
         raise ParamsError(f"{source}: a section that holds itself") from None
     params = parse_params(merged, source)

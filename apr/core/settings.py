@@ -5,7 +5,7 @@ Numbers are numbers: neither booleans nor texts nor `.inf` pass for one, nor a f
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -94,12 +94,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def overlay(base: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `preset` put over it, mapping by mapping; lists are replaced whole."""
+def overlay(
+    base: Mapping[str, Any], preset: Mapping[str, Any], whole: Container[str] = ()
+) -> dict[str, Any]:
+    """`base` with the keys of `preset` put over it, mapping by mapping; lists, and mappings whose key is in
+    `whole`, are replaced whole."""
     merged = dict(base)
     for key, value in preset.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = overlay(merged[key], value) if both else value
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key not in whole
+        merged[key] = overlay(merged[key], value, whole) if both else value
     return merged
 
 

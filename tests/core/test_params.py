@@ -64,6 +64,25 @@ def test_null_removes_a_named_entry():
     assert "temperature_serial" not in params.eval.sweeps
 
 
+OTHER = """
+problems: {train: 30000, validation: 1, test: 1000}
+traces: {methods: {one: {}}}
+sft: {tokens: {one: 5}}
+rl: {policies: {}}
+eval: {sweeps: {two: {models: [one], temperatures: [1.0]}}}
+"""
+
+
+def test_a_preset_that_names_a_task_says_anew_what_is_the_tasks(tmp_path):
+    (tmp_path / "other.yaml").write_text(f"task: multiplication{OTHER}")
+    params = load_params(ROOT / "params.yaml", tmp_path / "other.yaml")
+    assert [*params.traces.methods] == [*params.sft.tokens] == ["one"] and not params.rl.policies
+    assert [*params.eval.sweeps] == ["two"] and params.eval.problems == 1000 == params.problems.test
+    (tmp_path / "same.yaml").write_text(OTHER)
+    with pytest.raises(ParamsError, match="same.yaml: traces.methods.one.solver: missing"):
+        load_params(ROOT / "params.yaml", tmp_path / "same.yaml")
+
+
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_are_valid(preset: Path):
     load_params(ROOT / "params.yaml", preset)
