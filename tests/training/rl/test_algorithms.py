@@ -185,7 +185,7 @@ def by_role(values):
 
 
 BY_HAND = {
-    "own": [[1, 1, 0], [0, 0, 0], [1, 1, 0], [0], [1, 1, 1]],
+    "own": [[1, 1, 1], [0, 0, 1], [1, 1, 0], [0], [1, 1, 1]],
     "difference": [[1, 1, 0], [0, 0, 0], [1, 1, 0], [0], [1, 0, 0]],
     "oracle": [[1.5, 1, 1], [0.5, 0, 1], [1.5, 1, 0], [0], [2, 1, 1]],
 }
@@ -194,14 +194,17 @@ BY_HAND = {
 
 @pytest.mark.parametrize("credit", BY_HAND)
 def test_a_credit_by_hand(asked, credit):
-    assert CREDITS[credit](*asked) == by_role(BY_HAND[credit])
+    expected = by_role(BY_HAND[credit])
+    if credit == "difference":  # a child's is its advantage as it is
+        expected = [[root, *given_[1:]] for (root, *_), given_ in zip(expected, BY_HAND[credit], strict=True)]
+    assert CREDITS[credit](*asked) == expected
 
 
 def test_the_numbers_of_own_once_more(asked):
-    # Children 1 0 0 0 1 0 1 1: mean 1/2, deviation sqrt(8/4 / 7); roots 1 0 1 0 1: mean 3/5, sqrt(6/5 / 4).
-    child, high, low = 0.5 / ((2 / 7) ** 0.5 + 1e-4), 0.4 / (0.3**0.5 + 1e-4), -0.6 / (0.3**0.5 + 1e-4)
-    expected = [[high, child, -child], [low, -child, -child], [high, child, -child], [low],
-                [high, child, child]]  # fmt: skip
+    # Children 1 1 0 1 1 0 1 1: mean 3/4, deviation sqrt(3/2 / 7); roots 1 0 1 0 1: mean 3/5, sqrt(6/5 / 4).
+    right, wrong = (gap / ((1.5 / 7) ** 0.5 + 1e-4) for gap in (0.25, -0.75))
+    high, low = (gap / (0.3**0.5 + 1e-4) for gap in (0.4, -0.6))
+    expected = [[high, right, right], [low, wrong, right], [high, right, wrong], [low], [high, right, right]]
     found = CREDITS["own"](*asked)
     assert [pytest.approx(own, rel=1e-5) for own in expected] == found
 
@@ -229,7 +232,8 @@ def test_a_group_without_differences_teaches_nothing(asked, credit):
     same = group._replace(rollouts=[group.rollouts[3]] * 2, verdicts=[FAILED] * 2, rewards=[0.0, 0.0])
     assert CREDITS[credit](same, step) is None
     alone = group._replace(rollouts=group.rollouts[1:4:2], verdicts=[FAILED] * 2, rewards=[0.0, 0.0])
-    expected = None if credit != "oracle" else by_role([[0.5, 0, 1], [0]])
+    expected = {"own": [[0, 0, 1], [0]], "oracle": [[0.5, 0, 1], [0]]}
+    expected = by_role(expected[credit]) if credit in expected else None
     assert CREDITS[credit](alone, step) == expected
 
 
@@ -237,7 +241,9 @@ def test_agreement_with_the_oracle_counts_signs(asked):
     group, step = asked
     # The oracle's values: roots 1.5 0.5 1.5 0 2, mean 1.1; children 1 1 0 1 1 0 1 1, mean 3/4.
     assert agreement(CREDITS["oracle"], [group] * 2, step) == {"root": (10, 10, 0), "child": (16, 16, 0)}
-    assert agreement(CREDITS["own"], [group], step) == {"root": (5, 5, 0), "child": (8, 6, 2)}
+    assert agreement(CREDITS["own"], [group], step) == {"root": (5, 5, 0), "child": (8, 8, 0)}
+    # The children that made a difference are right.
+    assert agreement(CREDITS["difference"], [group], step) == {"root": (5, 5, 0), "child": (8, 2, 0)}
     # To every thread its rollout's: 1 1, 0 0, 1 1, 1 1 against 1 1, 0 1, 1 0, 1 1.
     assert agreement(CREDITS["broadcast"], [group], step)["child"] == Agreement(8, 6, 2)
     assert agreement(lambda group, step: None, [group], step)["child"] == (8, 0, 0)
@@ -320,9 +326,8 @@ def test_nothing_leaks_between_siblings(params, credit, drawn, order, data):
     if credit != "difference":
         alike = {}
         for (_, children), own in zip(drawn, before, strict=True):
-            for (_, solvable, right), value in zip(children, own[1:], strict=True):
-                key = right if credit == "oracle" else solvable and right
-                assert alike.setdefault(key, value) == value, "in whatever company"
+            for (*_, right), value in zip(children, own[1:], strict=True):
+                assert alike.setdefault(right, value) == value, "in whatever company"
         if len(alike) == 2:
             assert alike[1] > alike[0]
     roots = [(strict, [(0, 0, 0)] * len(children)) for strict, children in drawn]
@@ -334,17 +339,11 @@ def test_nothing_leaks_between_siblings(params, credit, drawn, order, data):
 @settings(max_examples=100, deadline=None)
 def test_difference_is_what_a_count_of_helpers_says(params, drawn, needs):
     step = Step(0, 2, params.rl.policies["apr"], open_task(params))
-    values = []
-    for strict, children in drawn:
+    found = advantages("difference", drawn, step, needs)
+    for (strict, children), given_ in zip(drawn, found, strict=True):
         helped = [worth and right for worth, _, right in children]
         enough = sum(helped) == 1 or needs == "all"
-        values.append([strict, *(int(strict and own and enough) for own in helped)])
-    children = [value for own in values for value in own[1:]]
-    found = advantages("difference", drawn, step, needs)
-    for own, given_ in zip(values, found, strict=True):
-        among = ([strict for strict, _ in drawn], *[children] * (len(own) - 1))
-        for value, each, role in zip(own, given_, among, strict=True):
-            assert (each > 0) - (each < 0) == (value > fmean(role)) - (value < fmean(role))
+        assert given_[1:] == [float(strict and own and enough) for own in helped]
 
 
 def test_a_grandchild_is_pivotal_only_where_its_parent_is(params):

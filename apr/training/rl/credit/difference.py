@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from apr.rollouts.rollout import Rollout
 from apr.rollouts.verdict import label_children
 from apr.tasks.task import Label
-from apr.training.rl.advantage import within_roles
+from apr.training.rl.advantage import standardise
 from apr.training.rl.algorithm import Group, Step
 from apr.training.rl.rewards import REWARDS
 
 
 def credit(group: Group, step: Step) -> list[list[float]] | None:
-    """Returns advantages within roles: of a root by its reward, of a child by the difference that it makes to
-    the reward, by its tokens, too."""
-    return within_roles(group, [
-        [reward, *differences(group, step, place)] for place, reward in enumerate(group.rewards)
-    ])  # fmt: skip
+    """Returns, for each rollout, the root's advantage among the roots, and the difference that each child
+    makes to the reward (by its tokens too), as it is; None where nobody makes any."""
+    roots = standardise(group.rewards) or [0.0] * len(group.rewards)
+    advantages = [[root, *differences(group, step, place)] for place, root in enumerate(roots)]
+    return advantages if any(map(any, advantages)) else None
 
 
 def differences(group: Group, step: Step, place: int) -> list[float]:

@@ -9,8 +9,7 @@ from apr.training.rl.algorithm import Group, Step
 
 def credit(group: Group, step: Step) -> list[list[float]] | None:
     """Returns advantages within roles of an outcome + the share of its messages that were worth sending, 0
-    without any. A root's outcome is its reward, a child's 1 if it returned what is right, which is "none"
-    where there is nothing to find, else 0."""
+    without any. Outcomes are those of `own`."""
     values = []
     for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
         labels = label_children(step.task, group.problem, rollout)

@@ -6,13 +6,10 @@ from apr.training.rl.algorithm import Group, Step
 
 
 def credit(group: Group, step: Step) -> list[list[float]] | None:
-    """Returns advantages within roles: of a root by its reward, of a child by 1 if it returned a solution of
-    its sub-problem, else 0.
-
-    As a verifier can say so much: one that returns rightly that there is none has 0, as if it had missed it.
-    """
+    """Returns advantages within roles: of a root by its reward, of a child by 1 if it returned what is right
+    for its sub-problem, "none" where there is nothing to find included, else 0."""
     values = []
     for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
         labels = label_children(step.task, group.problem, rollout).values()
-        values.append([reward, *(float(label.solvable and label.right) for label in labels)])
+        values.append([reward, *(float(label.right) for label in labels)])
     return within_roles(group, values)
