@@ -46,7 +46,7 @@ ELSEWHERE = {
 """Beginnings of commands, and what runs them with other values."""
 NEEDS = {
     "make run SCALE=seed1": "an hour", "make run SCALE=seed2": "an hour",
-    "snakemake --cores all --config scale=gpu": "a GPU", "python -m benchmarks.decode": "a GPU",
+    "python -m workflow.gpu.gather": "a network", "python -m workflow.gpu.quarter": "a GPU",
     "vllm serve": "vLLM and a GPU",
     "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster",
     "make models": "a run of the default scale", "make animation": "a run of the default scale",

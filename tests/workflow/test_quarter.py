@@ -88,10 +88,12 @@ def test_steps_have_what_is_left(run):
 
 
 def test_nothing_else_is_begun_where_the_machine_is_not_as_it_has_to_be(run, monkeypatch):
+    kinds = []
+    monkeypatch.setattr(quarter, "get_context", lambda kind: kinds.append(kind) or Forks())
     monkeypatch.setitem(steps.STEPS, "check", fail)
     with pytest.raises(SystemExit, match="not as it has to be"):
         run("tell")
-    assert "tell" not in Path("out/figures.jsonl").read_text()
+    assert "tell" not in Path("out/figures.jsonl").read_text() and kinds == ["forkserver", "spawn"]
 
 
 def test_what_does_not_pass_its_tests_is_left_out_in_a_second_command_too(run, monkeypatch):

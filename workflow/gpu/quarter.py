@@ -49,10 +49,20 @@ class Quarter:
             folder.mkdir(parents=True, exist_ok=True)
         site = str((self.work / "site").absolute())
         sys.path.insert(0, site)
-        os.environ |= {"PYTHONPATH": os.pathsep.join((site, os.getcwd())), "HF_HUB_OFFLINE": "1",
-                       "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
-        self.forks = get_context("forkserver")
-        self.forks.set_forkserver_preload(["workflow.gpu.steps"])
+        os.environ |= {
+            "PYTHONPATH": os.pathsep.join((site, os.getcwd())), "HF_HUB_OFFLINE": "1",
+            "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # or to ask whether there is a GPU forbids forks to use it
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # a kernel or two, beside the workers of the traces
+        }  # fmt: skip
+        noted = self.work / "kind.txt"
+        self.begin(noted.read_text() if noted.is_file() else "forkserver")
+
+    def begin(self, kind: str) -> None:
+        """Has processes be forks, or else be started anew, in a second command too."""
+        (self.work / "kind.txt").write_text(kind)
+        self.processes: Any = get_context(kind)
+        self.processes.set_forkserver_preload(["workflow.gpu.steps"])
 
     def install(self) -> None:
         wheels = [str(path) for path in sorted((self.args.carry / "wheels").glob("*.whl"))]
@@ -75,7 +85,7 @@ class Quarter:
         without = json.loads(noted.read_text()) if noted.is_file() else []
         work = Work(step, time.monotonic() + seconds, args.carry, self.work, args.out, args.scale,
                     args.device, args.tiny, without)  # fmt: skip
-        return Started(work, self.forks.Process(target=perform, args=(work,)))
+        return Started(work, self.processes.Process(target=perform, args=(work,)))
 
     def run(self, step: Step) -> int:
         """Runs a step in the time that there is for it; returns its exit code."""
@@ -127,7 +137,9 @@ def main() -> None:
     if not args.go_on:
         quarter.install()
         if quarter.run(CHECK):
-            sys.exit("the machine is not as it has to be")
+            quarter.begin("spawn")
+            if quarter.run(CHECK):
+                sys.exit("the machine is not as it has to be")
     background = None if args.go_on else quarter.start(TRACES, args.seconds)
     try:
         for step in AGAIN if args.go_on else STEPS:

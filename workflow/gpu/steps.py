@@ -94,8 +94,9 @@ def place_of(work: Work) -> Place:
         work.say(without=work.without)
     if "flex" in work.without:
         AttentionInterface.register("packed", dense)
-        rows = max(1, params.sft.row_tokens // 4096)
-        params = changed(params, sft={"row_tokens": min(4096, params.sft.row_tokens), "rows_per_step": rows})
+        rows = max(1, params.sft.row_tokens // 4096)  # of which a mask of all pairs is not too large
+        sizes = {"row_tokens": min(4096, params.sft.row_tokens), "rows_per_step": rows}
+        params = changed(params, sft=sizes, rl={"rows_per_device": 2})
     if "graphs" in work.without:
         graphs.recorder = lambda device: None
     return Place(work, params)
