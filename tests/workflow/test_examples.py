@@ -11,6 +11,7 @@ SMALLER = {"3 5 9 12 -> 27": "3 5 9 -> 17"}
 """What problems of three numbers, as the smoke scale has them, are asked instead."""
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 SAYS = {
+    "credit_agreement": r"broadcast  root  \d+ of \d+ as the oracle, \d+ against it\n(.*\n)*oracle  ",
     "decode_tree": r"<root> 17 .*\n(.*\n)*.+; \d+ tokens, \d+ one after another",
     "own_reward": r"step 1: reward -?[\d.]+, solved [\d.]+%, [\d.]+ children\nstep 2: ",
     "read_evaluations": r"children .*\n( +0 +\w+ +[\d.]+% \[[\d.]+%, [\d.]+%\] +\d+ +\d+\n)+",
