@@ -6,11 +6,12 @@ CORES ?= $(shell env -u OMP_NUM_THREADS nproc)
 BIN := .venv/bin
 READY := .venv/ready
 SITE := .venv/site/bin
+VLLM := .venv/vllm/ready
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run claims test lint status plan models animation site
+.PHONY: run claims test real lint status plan models animation site
 
 run: $(READY)
 	python -m snakemake --cores $(CORES) --config scale=$(SCALE) record=false first=headline
@@ -40,11 +41,17 @@ site: $(READY)
 test: $(READY)
 	python -m pytest -n 2 --dist worksteal
 
+real: $(READY) $(VLLM)
+	python -m pytest -s -v -n 0 tests/real/vllm_on_cpu.py
+
 lint: $(READY)
 	ruff check .
 	python -m mypy
 	python -m snakefmt --check Snakefile workflow
 	python workflow/lint.py
+
+$(VLLM): tests/real/requirements.lock
+	tests/real/install.sh $(PYTHON)
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "apr: error: Python 3.11 or newer is needed")'

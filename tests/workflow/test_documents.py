@@ -47,7 +47,7 @@ ELSEWHERE = {
 NEEDS = {
     "make run SCALE=seed1": "an hour", "make run SCALE=seed2": "an hour",
     "python -m workflow.gpu.gather": "a network", "python -m workflow.gpu.quarter": "a GPU",
-    "vllm serve": "vLLM and a GPU",
+    "make real": "vLLM for CPUs, 3 GB", "vllm serve": "vLLM and a GPU",
     "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster",
     "make models": "a run of the default scale", "make animation": "a run of the default scale",
     "make site": "a network, for MkDocs", "hf upload": "an account", "hf download": "a network",
