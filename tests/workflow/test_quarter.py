@@ -6,6 +6,7 @@ import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +105,18 @@ def test_what_does_not_pass_its_tests_is_left_out_in_a_second_command_too(run, m
     shutil.rmtree("out")
     again = run(options=("--go-on",))
     assert [line["without"] for line in again if "without" in line] == [["flex"]]
+
+
+def test_lines_are_said_until_their_file_is_at_its_place(tmp_path):
+    log, final, said = tmp_path / "log", tmp_path / "final", []
+    with steps.follow(SimpleNamespace(say=lambda **line: said.append(line["step"])), log, final, every=2):
+        log.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 4)))
+        for _ in range(100):
+            time.sleep(0 if said else 0.05)
+        assert said == [2]
+        log.write_text(log.read_text() + '{"step": 4}\n')
+        log.rename(final)
+    assert said == [2, 4]
 
 
 def test_attention_without_flex_is_that_by_threads():
