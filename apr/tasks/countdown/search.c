@@ -14,8 +14,10 @@ enum { ROOT = -1, CHILD = -2, GO = -3, LIST = -4, GOTO = -5, SPAWN = -6, RUN = -
        ANSWER = -11, NONE = -12, COMMA = -13, END = -14, PLUS = -15, MINUS = -16, TIMES = -17, OVER = -18, EQUALS = -19,
        BELOW = -20, HIT = -21, ABOVE = -22, DEPTH = -100, COUNT = -200 };
 
+enum { MULTIPLY, RESULT, SMALLEST }; /* heuristics */
+
 typedef struct {
-    int64_t beam, child_beam, best_first, spawn_depth, newest, max_value;
+    int64_t beam, child_beam, best_first, spawn_depth, heuristic, max_value;
     double promising, child_promising;
 } Settings;
 
@@ -115,10 +117,12 @@ static int64_t factor_distance(const Work *w, int64_t number) {
     return least;
 }
 
-/* The paper's: how far all numbers are from factors of the target; or the newest alone. Lower is more promising. */
+/* Lower is more promising. MULTIPLY is the paper's: how far all numbers are from factors of the target. */
 static int64_t heuristic(const Work *w, const Node *node) {
-    int64_t sum = 0;
-    for (int64_t i = w->s->newest ? node->count - 1 : 0; i < node->count; i++) sum += factor_distance(w, node->state[i]);
+    int64_t newest = node->state[node->count - 1], sum = 0;
+    if (w->s->heuristic == SMALLEST) return newest;
+    if (w->s->heuristic == RESULT) return factor_distance(w, newest);
+    for (int64_t i = 0; i < node->count; i++) sum += factor_distance(w, node->state[i]);
     return sum;
 }
 

@@ -8,6 +8,8 @@ from apr.core.errors import ParamsError
 from apr.core.params import Problems, TraceMethod
 from apr.core.settings import Natural, Positive, Range, Share, only
 
+Heuristic = Literal["multiply", "result", "smallest"]
+
 MOST_PRODUCT = 2**58
 """Of the numbers of a problem, 0 and 1 taken as 2: so no value of an expression leaves 64 bits."""
 
@@ -43,9 +45,9 @@ class Solver(TraceMethod):
     middle_share: Share = 0.0
     """Share of the beams that are the middle of `beam`, rounded down; the others are drawn evenly. Where all
     are, as in the paper, beams are as likely, and which of them greedy decoding takes is chance."""
-    heuristic: Literal["multiply", "result"] = "multiply"
+    heuristic: Heuristic = "multiply"
     """What a beam keeps and a queue takes first: states whose numbers, or whose newest number, are near
-    factors of the target."""
+    factors of the target; or whose newest number is smallest."""
     child_beam: Positive = 15
     """`apr`: a child's beam is uniform between the parent's and this."""
     promising: Share = 0.9

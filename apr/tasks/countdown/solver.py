@@ -6,6 +6,7 @@ from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from apr.core.compiled import load_library
 from apr.core.errors import DataError
 from apr.language import Language
 from apr.tasks.countdown.problem import Problem
-from apr.tasks.countdown.settings import Solver
+from apr.tasks.countdown.settings import Heuristic, Solver
 from apr.tasks.task import Trace, TraceThread
 
 SOURCE = Path(__file__).with_name("search.c")
@@ -21,6 +22,8 @@ WORDS = ("<root>", "<child>", "go", "list", "goto", "spawn", "run", "joined", "r
          "none", ",", "end", "+", "-", "*", "/", "=", "<", "!", ">")  # fmt: skip
 """In the order of the enum in `search.c`."""
 DEPTH, COUNT = -100, -200
+HEURISTICS = get_args(Heuristic)
+"""In the order of the enum in `search.c`, as WORDS are."""
 LEAST, ONE = 300, 1000
 """What is written is from -LEAST on; numbers below ONE are looked up many at a time."""
 NO_BOUND = 2**63 - 1
@@ -32,7 +35,7 @@ UNIFORM = ctypes.CFUNCTYPE(SHARE)
 
 class _Settings(ctypes.Structure):
     _fields_ = [
-        *((name, INT) for name in ("beam", "child_beam", "best_first", "spawn_depth", "newest", "max_value")),
+        *((name, INT) for name in ("beam", "child_beam", "best_first", "spawn_depth", "heuristic", "max_value")),
         *((name, SHARE) for name in ("promising", "child_promising")),
     ]
 
@@ -103,7 +106,7 @@ def solve(language: Language, problem: Problem, method: Solver, max_value: int |
     middle = method.middle_share > 0 and rng.random() < method.middle_share
     beam = sum(method.beam) // 2 if middle else rng.randint(*method.beam)
     settings = _Settings(
-        beam, beam, method.solver != "sos", -1, method.heuristic == "result",
+        beam, beam, method.solver != "sos", -1, HEURISTICS.index(method.heuristic),
         NO_BOUND if max_value is None else max_value, method.promising, method.child_promising,
     )  # fmt: skip
     if method.solver == "sos":

@@ -15,6 +15,7 @@ def factor_distance(number, target):
 HEURISTICS = {
     "multiply": lambda state, target: sum(factor_distance(number, target) for number in state),
     "result": lambda state, target: factor_distance(state[-1], target),
+    "smallest": lambda state, target: state[-1],
 }
 
 

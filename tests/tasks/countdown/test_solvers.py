@@ -4,6 +4,7 @@ import re
 import shutil
 from collections import Counter
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from apr.tasks import open_task
 from apr.tasks.countdown import solver
 from apr.tasks.countdown.operation import Operation, legal_operations
 from apr.tasks.countdown.problem import Problem
-from apr.tasks.countdown.settings import CountdownProblems, Solver
+from apr.tasks.countdown.settings import CountdownProblems, Heuristic, Solver
 from apr.tasks.countdown.solvable import reachable
 from apr.tasks.countdown.solver import solve
 from apr.tasks.countdown.verify import verify
@@ -64,6 +65,7 @@ def test_expand_by_hand():
     # of 1 17 3 for 24: 17 - 3 = 14 beside 1 is 2 + 1 from factors, 1 + 3 = 4 beside 17 is 0 + 5
     assert expand((1, 17, 3), 24, 1, None, "multiply")[0][1] == (1, 14)
     assert expand((1, 17, 3), 24, 1, None, "result")[0][1] == (17, 4)
+    assert expand((1, 17, 3), 24, 1, None, "smallest")[0][1] == (17, 2)
 
 
 def test_a_serial_trace_by_hand():
@@ -99,7 +101,7 @@ SHARES = st.sampled_from([0.0, 0.3, 0.9, 1.0])
 SOLVERS = st.builds(
     Solver, solver=st.sampled_from(["sos", "sos_plus", "apr"]),
     beam=st.tuples(st.integers(1, 12), st.integers(1, 12)).map(lambda ends: tuple(sorted(ends))),
-    middle_share=SHARES, heuristic=st.sampled_from(["multiply", "result"]),
+    middle_share=SHARES, heuristic=st.sampled_from(get_args(Heuristic)),
     child_beam=st.integers(1, 15), spawn_depth=st.integers(0, 2), promising=SHARES, child_promising=SHARES,
 )  # fmt: skip
 NUMBERS = st.lists(st.integers(0, 99), min_size=2, max_size=4) | st.lists(
