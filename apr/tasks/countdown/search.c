@@ -14,7 +14,9 @@ enum { ROOT = -1, CHILD = -2, GO = -3, LIST = -4, GOTO = -5, SPAWN = -6, RUN = -
        ANSWER = -11, NONE = -12, COMMA = -13, END = -14, PLUS = -15, MINUS = -16, TIMES = -17, OVER = -18, EQUALS = -19,
        BELOW = -20, HIT = -21, ABOVE = -22, DEPTH = -100, COUNT = -200 };
 
-enum { MULTIPLY, RESULT, SMALLEST }; /* heuristics */
+enum { MULTIPLY, RESULT, SHRINK }; /* heuristics */
+
+static const int64_t LAST = INT64_MAX / 2; /* beyond every value and every sum of two */
 
 typedef struct {
     int64_t beam, child_beam, best_first, spawn_depth, heuristic, max_value;
@@ -117,11 +119,13 @@ static int64_t factor_distance(const Work *w, int64_t number) {
     return least;
 }
 
-/* Lower is more promising. MULTIPLY is the paper's: how far all numbers are from factors of the target. */
+/* Lower is more promising. MULTIPLY is the paper's: how far all numbers are from factors of the target; RESULT: how far
+ * the newest is; SHRINK: what is smallest after a difference or quotient, then where the two largest were joined. */
 static int64_t heuristic(const Work *w, const Node *node) {
-    int64_t newest = node->state[node->count - 1], sum = 0;
-    if (w->s->heuristic == SMALLEST) return newest;
-    if (w->s->heuristic == RESULT) return factor_distance(w, newest);
+    const Operation *by = &node->by;
+    int64_t sum = 0;
+    if (w->s->heuristic == RESULT) return factor_distance(w, by->result);
+    if (w->s->heuristic == SHRINK) return by->op == MINUS || by->op == OVER ? by->result : LAST - by->left - by->right;
     for (int64_t i = 0; i < node->count; i++) sum += factor_distance(w, node->state[i]);
     return sum;
 }

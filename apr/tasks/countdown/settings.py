@@ -8,7 +8,7 @@ from apr.core.errors import ParamsError
 from apr.core.params import Problems, TraceMethod
 from apr.core.settings import Natural, Positive, Range, Share, only
 
-Heuristic = Literal["multiply", "result", "smallest"]
+Heuristic = Literal["multiply", "result", "shrink"]
 
 MOST_PRODUCT = 2**58
 """Of the numbers of a problem, 0 and 1 taken as 2: so no value of an expression leaves 64 bits."""
@@ -47,7 +47,11 @@ class Solver(TraceMethod):
     are, as in the paper, beams are as likely, and which of them greedy decoding takes is chance."""
     heuristic: Heuristic = "multiply"
     """What a beam keeps and a queue takes first: states whose numbers, or whose newest number, are near
-    factors of the target; or whose newest number is smallest."""
+    factors of the target; or (`shrink`) those that a difference or quotient led to, the smallest result first,
+    then sums and products, of the largest numbers first."""
+    max_value: Positive | None = None
+    """Largest value that is looked at, where `problems.max_value` allows more: few solutions need larger ones, most
+    of what is written does."""
     child_beam: Positive = 15
     """`apr`: a child's beam is uniform between the parent's and this."""
     promising: Share = 0.9

@@ -107,7 +107,7 @@ def solve(language: Language, problem: Problem, method: Solver, max_value: int |
     beam = sum(method.beam) // 2 if middle else rng.randint(*method.beam)
     settings = _Settings(
         beam, beam, method.solver != "sos", -1, HEURISTICS.index(method.heuristic),
-        NO_BOUND if max_value is None else max_value, method.promising, method.child_promising,
+        min(bound or NO_BOUND for bound in (max_value, method.max_value)), method.promising, method.child_promising,
     )  # fmt: skip
     if method.solver == "sos":
         settings.promising = rng.random() < 0.5

@@ -13,10 +13,14 @@ def factor_distance(number, target):
 
 
 HEURISTICS = {
-    "multiply": lambda state, target: sum(factor_distance(number, target) for number in state),
-    "result": lambda state, target: factor_distance(state[-1], target),
-    "smallest": lambda state, target: state[-1],
+    "multiply": lambda said, state, target: sum(factor_distance(number, target) for number in state),
+    "result": lambda said, state, target: factor_distance(state[-1], target),
+    "shrink": lambda said, state, target: shrink_rank(*said.split()),
 }
+
+
+def shrink_rank(left, op, right, _, result):
+    return (0, int(result)) if op in "-/" else (1, -int(left) - int(right))
 
 
 def legal(x, y, max_value):
@@ -36,7 +40,7 @@ def expand(state, target, beam, max_value, heuristic):
         for text, _, value in legal(state[i], state[j], max_value):
             found.setdefault(tuple(sorted([*rest, value])), (text, (*rest, value)))
     successors = list(found.values())
-    best = sorted(successors, key=lambda successor: HEURISTICS[heuristic](successor[1], target))[:beam]
+    best = sorted(successors, key=lambda successor: HEURISTICS[heuristic](*successor, target))[:beam]
     return [successor for successor in successors if successor in best]
 
 
@@ -44,7 +48,9 @@ class Reference:
     """`threads` of one trace: steps of text, and whether it solves; the root first."""
 
     def __init__(self, problem, method, max_value, rng):
-        self.target, self.method, self.max_value, self.rng = problem.target, method, max_value, rng
+        self.target, self.method, self.rng = problem.target, method, rng
+        bounds = [bound for bound in (max_value, method.max_value) if bound is not None]
+        self.max_value = min(bounds, default=None)
         middle = method.middle_share and rng.random() < method.middle_share
         beam = floor(fmean(method.beam)) if middle else rng.randint(*method.beam)
         promising = float(rng.random() < 0.5) if method.solver == "sos" else method.promising
@@ -73,7 +79,7 @@ class Reference:
                     for child in children:
                         steps.append(child[0][-1])
                         queued += 1
-                        rank = HEURISTICS[self.method.heuristic](child[2], self.target)
+                        rank = HEURISTICS[self.method.heuristic](child[1][-1], child[2], self.target)
                         heappush(queue, (rank if self.method.solver != "sos" else 0, queued, *child))
                 elif len(lines) <= spawn_depth and len(children) >= 2:
                     answer = self.spawn(steps, children)

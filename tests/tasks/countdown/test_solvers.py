@@ -52,8 +52,11 @@ def test_heuristics_by_hand():
     assert factor_distance(24, 24) == 0
     assert factor_distance(10, 24) == 2
     assert factor_distance(17, 24) == 5
-    assert HEURISTICS["multiply"]((10, 17), 24) == 7
-    assert HEURISTICS["result"]((10, 17), 24) == 5
+    assert HEURISTICS["multiply"]("9 + 8 = 17", (10, 17), 24) == 7
+    assert HEURISTICS["result"]("9 + 8 = 17", (10, 17), 24) == 5
+    said = ["9 + 8 = 17", "9 * 3 = 27", "30 / 2 = 15", "20 - 4 = 16", "9 - 8 = 1"]
+    ranked = sorted(said, key=lambda operation: HEURISTICS["shrink"](operation, (), 24))
+    assert ranked == ["9 - 8 = 1", "30 / 2 = 15", "20 - 4 = 16", "9 + 8 = 17", "9 * 3 = 27"]
 
 
 def test_expand_by_hand():
@@ -65,7 +68,7 @@ def test_expand_by_hand():
     # of 1 17 3 for 24: 17 - 3 = 14 beside 1 is 2 + 1 from factors, 1 + 3 = 4 beside 17 is 0 + 5
     assert expand((1, 17, 3), 24, 1, None, "multiply")[0][1] == (1, 14)
     assert expand((1, 17, 3), 24, 1, None, "result")[0][1] == (17, 4)
-    assert expand((1, 17, 3), 24, 1, None, "smallest")[0][1] == (17, 2)
+    assert [state for _, state in expand((1, 17, 3), 24, 4, None, "shrink")] == [(3, 16), (17, 2), (1, 20), (1, 14)]
 
 
 def test_a_serial_trace_by_hand():
@@ -102,6 +105,7 @@ SOLVERS = st.builds(
     Solver, solver=st.sampled_from(["sos", "sos_plus", "apr"]),
     beam=st.tuples(st.integers(1, 12), st.integers(1, 12)).map(lambda ends: tuple(sorted(ends))),
     middle_share=SHARES, heuristic=st.sampled_from(get_args(Heuristic)),
+    max_value=st.sampled_from([None, 20, 1000]),
     child_beam=st.integers(1, 15), spawn_depth=st.integers(0, 2), promising=SHARES, child_promising=SHARES,
 )  # fmt: skip
 NUMBERS = st.lists(st.integers(0, 99), min_size=2, max_size=4) | st.lists(
