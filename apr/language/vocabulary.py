@@ -35,6 +35,7 @@ class BaseVocabulary(ABC):
     ):  # fmt: skip
         self.task, self.messages, self.ids, self.size = list(task), messages, ids, size
         self.count_of = {ids[f"#{count}"]: count for count in range(1, messages + 1)}
+        self.number_of = {token: int(digits) for token, digits in heads.items() if digits}
         self._heads, self._tails = heads, tails
         self._words = {token: word for word, token in ids.items()} | dict(heads)
         self._words |= {token: f"##{digits}" for token, digits in tails.items()}

@@ -1,5 +1,6 @@
 """The model that training starts from: new, a checkpoint of this project, or any Hugging Face causal LM."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from apr.training.checkpoint import load_trainable, new_model
 from apr.training.sft.rehearsal import rehearse
 from apr.training.sharding import sharded
 
+PERIODS = (2, 3, 4, 5, 7, 10, 14, 20, 33, 50, 100, 200, 400, 800)
+"""Of the waves that number tokens can begin as: residues, decimal digits, size."""
+
 
 def starting_model(
     params: Params, method: str, vocabulary: BaseVocabulary
@@ -33,7 +37,9 @@ def starting_model(
             raise ParamsError("sft.lora: allowed only with sft.base, the checkpoint that it adapts")
         size, window = vocabulary.size, params.grammar.window
         pad = vocabulary.ids["<pad>"]
-        return new_model(params.model, size, pad, window, seed, attention="packed"), None
+        model = new_model(params.model, size, pad, window, seed, attention="packed")
+        add_waves(model, vocabulary.number_of, sft.number_waves, seed)
+        return model, None
     base = Path(sft.base)
     model = load_trainable(base, device="cpu")
     check_window(base, model.config, params.grammar.window)
@@ -55,6 +61,27 @@ def starting_model(
         names = [name for name, module in model.named_modules() if module in layers]
         lora.trainable_token_indices = {name: foreign.new_ids for name in names}
     return model, lora
+
+
+@torch.no_grad()
+def add_waves(model: PreTrainedModel, number_of: Mapping[int, int], share: float, seed: int) -> None:
+    """Makes waves of their value so large a `share` of the variance of numbers' embeddings.
+
+    So numbers begin as what they are to a sum or a difference, which is what most tokens of small models
+    else go into: n and m are as alike as the mean of cos(2 pi (n - m) / period) over `PERIODS`, as far as the
+    embeddings have room for two directions each.
+    """
+    if share == 0:
+        return
+    weight, tokens = model.get_input_embeddings().weight, torch.tensor(sorted(number_of))
+    values = torch.tensor([number_of[token] for token in tokens.tolist()])
+    periods = torch.tensor(PERIODS[: weight.shape[1] // 2])
+    angles = 2 * torch.pi * values[:, None] / periods
+    turned = torch.randn(weight.shape[1], weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    directions = torch.linalg.qr(turned).Q[: 2 * len(periods)]
+    scale = model.config.initializer_range * (weight.shape[1] / len(periods)) ** 0.5
+    waves = torch.cat([angles.cos(), angles.sin()], dim=1) @ directions * scale
+    weight[tokens] = share**0.5 * waves + (1 - share) ** 0.5 * weight[tokens]
 
 
 @torch.no_grad()
