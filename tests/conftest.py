@@ -29,8 +29,8 @@ FORKED = ("snakemake", "dvc")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs `made` comes first, as it takes longest: one worker makes it, and when the others, which begin
-    further on, have nothing left, there are short tests to take over."""
+    """What needs `made` comes first, as it takes longest: one worker makes it, and when the others, which
+    begin further on, have nothing left, there are short tests to take over."""
     items.sort(key=lambda item: "made" not in getattr(item, "fixturenames", ()))
 
 

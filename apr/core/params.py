@@ -144,8 +144,8 @@ class Sft(Section):
     child_share: Share = 0.4
     """Share of unsuccessful child threads that are kept, so that parents are seen more often."""
     number_waves: Share = 0.0
-    """Of a new model: how much of the variance of the numbers' embeddings are waves of their value to begin with
-    (`apr/training/sft/base.py`), of which sums and differences are learnt sooner."""
+    """Of a new model: how much of the variance of numbers' embeddings are waves of their value to begin
+    with (`apr/training/sft/base.py`), by which sums and differences are learnt sooner."""
     checkpoint_steps: Positive = 200
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the operands of matrix products; weights are float32. `auto` is bfloat16 on GPUs, and on processors

@@ -47,11 +47,11 @@ class Solver(TraceMethod):
     are, as in the paper, beams are as likely, and which of them greedy decoding takes is chance."""
     heuristic: Heuristic = "multiply"
     """What a beam keeps and a queue takes first: states whose numbers, or whose newest number, are near
-    factors of the target; or (`shrink`) those that a difference or quotient led to, the smallest result first,
-    then sums and products, of the largest numbers first."""
+    factors of the target; or (`shrink`) differences and quotients, the smallest first, and then sums and
+    products, of the largest numbers first."""
     max_value: Positive | None = None
-    """Largest value that is looked at, where `problems.max_value` allows more: few solutions need larger ones, most
-    of what is written does."""
+    """Largest value that is looked at, if `problems.max_value` allows more: few solutions need larger ones,
+    but most of what a search without a bound writes."""
     child_beam: Positive = 15
     """`apr`: a child's beam is uniform between the parent's and this."""
     promising: Share = 0.9

@@ -35,7 +35,8 @@ UNIFORM = ctypes.CFUNCTYPE(SHARE)
 
 class _Settings(ctypes.Structure):
     _fields_ = [
-        *((name, INT) for name in ("beam", "child_beam", "best_first", "spawn_depth", "heuristic", "max_value")),
+        *((name, INT) for name in ("beam", "child_beam", "best_first", "spawn_depth", "heuristic")),
+        ("max_value", INT),
         *((name, SHARE) for name in ("promising", "child_promising")),
     ]
 
@@ -107,7 +108,7 @@ def solve(language: Language, problem: Problem, method: Solver, max_value: int |
     beam = sum(method.beam) // 2 if middle else rng.randint(*method.beam)
     settings = _Settings(
         beam, beam, method.solver != "sos", -1, HEURISTICS.index(method.heuristic),
-        min(bound or NO_BOUND for bound in (max_value, method.max_value)), method.promising, method.child_promising,
+        min(max_value or NO_BOUND, method.max_value or NO_BOUND), method.promising, method.child_promising,
     )  # fmt: skip
     if method.solver == "sos":
         settings.promising = rng.random() < 0.5

@@ -73,11 +73,13 @@ def add_waves(model: PreTrainedModel, number_of: Mapping[int, int], share: float
     """
     if share == 0:
         return
-    weight, tokens = model.get_input_embeddings().weight, torch.tensor(sorted(number_of))
+    weight: Any = model.get_input_embeddings().weight
+    tokens = torch.tensor(sorted(number_of))
     values = torch.tensor([number_of[token] for token in tokens.tolist()])
     periods = torch.tensor(PERIODS[: weight.shape[1] // 2])
     angles = 2 * torch.pi * values[:, None] / periods
-    turned = torch.randn(weight.shape[1], weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "waves"))
+    turned = torch.randn(weight.shape[1], weight.shape[1], generator=generator)
     directions = torch.linalg.qr(turned).Q[: 2 * len(periods)]
     scale = model.config.initializer_range * (weight.shape[1] / len(periods)) ** 0.5
     waves = torch.cat([angles.cos(), angles.sin()], dim=1) @ directions * scale

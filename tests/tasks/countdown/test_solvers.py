@@ -68,7 +68,8 @@ def test_expand_by_hand():
     # of 1 17 3 for 24: 17 - 3 = 14 beside 1 is 2 + 1 from factors, 1 + 3 = 4 beside 17 is 0 + 5
     assert expand((1, 17, 3), 24, 1, None, "multiply")[0][1] == (1, 14)
     assert expand((1, 17, 3), 24, 1, None, "result")[0][1] == (17, 4)
-    assert [state for _, state in expand((1, 17, 3), 24, 4, None, "shrink")] == [(3, 16), (17, 2), (1, 20), (1, 14)]
+    small = expand((1, 17, 3), 24, 4, None, "shrink")
+    assert [state for _, state in small] == [(3, 16), (17, 2), (1, 20), (1, 14)]
 
 
 def test_a_serial_trace_by_hand():

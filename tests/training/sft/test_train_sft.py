@@ -4,6 +4,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -17,6 +18,7 @@ from apr.language.tokenizer import load_language
 from apr.training import attention
 from apr.training.checkpoint import new_model
 from apr.training.curves import Curves
+from apr.training.sft.base import PERIODS, starting_model
 from apr.training.sft.data import RowCollator, pack_rows, read_threads
 from apr.training.sft.train import train_sft
 from apr.training.sft.trainer import PackedSFTTrainer
@@ -30,6 +32,26 @@ def train(data, make_params):
         return out
 
     return run
+
+
+def test_numbers_may_begin_as_waves_of_their_value(data, make_params):
+    vocabulary = load_language(data / "tokenizer").vocabulary
+
+    def rows(share, hidden=64):
+        sizes = {"model": {"hidden": hidden}, "sft": {"number_waves": share}}
+        embeddings = starting_model(make_params(**sizes), "apr", vocabulary)[0].get_input_embeddings().weight
+        numbers = [vocabulary.number(value)[0] for value in range(60)]
+        return embeddings[numbers].detach(), np.delete(embeddings.detach(), [*vocabulary.number_of], axis=0)
+
+    (plain, others), (waves, same), (half, _) = rows(0.0), rows(1.0), rows(0.5)
+    assert np.array_equal(others, same), "words stay as they are"
+    apart = torch.arange(60)[:, None] - torch.arange(60)
+    alike = torch.stack([(2 * torch.pi * apart / period).cos() for period in PERIODS]).mean(0)
+    torch.testing.assert_close(waves @ waves.T, 64 * 0.02**2 * alike, rtol=0, atol=1e-6)
+    torch.testing.assert_close(half, 0.5**0.5 * (waves + plain))
+    few, _ = rows(1.0, hidden=16)
+    alike = torch.stack([(2 * torch.pi * apart / period).cos() for period in PERIODS[:8]]).mean(0)
+    torch.testing.assert_close(few @ few.T, 16 * 0.02**2 * alike, rtol=0, atol=1e-6)
 
 
 def weights(directory) -> bytes:
