@@ -253,7 +253,7 @@ def supervise(place: Place, params: Params, file: Path, out: Path) -> None:
 def evaluation(place: Place) -> None:
     """Greedy accuracy on test problems, condition after condition, with its 95 % interval."""
     phase, most = place.work.step.phase, place.params.grammar.max_children
-    checkpoint = place.newest("rl") if phase == "rl" else place.newest("sft")
+    checkpoint = place.at("rl") if phase == "rl" else place.newest("sft")
     params = changed(held(place.params), eval={"problems": min(500, place.params.eval.problems)})
     for condition in [most, 10, None] if phase == "sft" else [most, 10]:
         started, out = time.monotonic(), place.at(f"{phase}-{condition}.parquet")
