@@ -201,9 +201,9 @@ class Rl(Section):
     max_grad_norm: PositiveReal = 1.0
     max_mismatch: PositiveReal = 0.1
     """Largest difference of a log-probability, in nats, between sampler and trainer by the same weights. In
-    float32 on a CPU it is 2e-5 to 4e-5; TF32 and the kernels of servers add to that. By weights that were one
-    update old it was 0.26 to 2.5 on the default scale: beyond 0.1 something is wrong, unless a server decodes
-    in bfloat16."""
+    float32 on a CPU it is 2e-5 to 4e-5; the kernels of servers add to that. By weights that were one update
+    old it was 0.26 to 2.5 on the default scale: beyond 0.1 something is wrong, unless a server decodes in
+    bfloat16."""
     rows_per_device: Positive = 4
     """Packed rollouts per forward pass of the update."""
     lora: Lora | None = None
