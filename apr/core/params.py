@@ -318,8 +318,6 @@ class Params(Section):
 
     def _require_sweeps(self) -> None:
         for name, sweep in self.eval.sweeps.items():
-            _require(sweep.join == "all" or self.engine.max_depth <= 1, f"eval.sweeps.{name}.join",
-                     sweep.join, "all, where engine.max_depth is more than 1")
             for stage, model in product(sweep.stages, sweep.models):
                 allowed = self.traces.methods if stage == "sft" else self.rl.policies
                 _require(model in allowed, f"eval.sweeps.{name}.models", model,

@@ -7,10 +7,16 @@ A thread decodes until its decoder stops it; `_stopped` looks at why:
     ... end          -> DONE; MALFORMED if it is a child that returns nothing readable
 
 Every end of a thread goes through `_finish`, which after the last child resumes the parent in `_join`.
+
+Where the first child to return something is enough, its siblings and all below them are left what they did up to
+that moment (`_cut`). Moments are counted in tokens: a thread samples one in each, children begin when their parent
+has spawned them, and it goes on when the last of them has ended, whatever the decoder has really done first.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, cast
 
 from apr.core.seeds import derive_seed
@@ -31,17 +37,31 @@ class _LiveThread:
     request: Request
     path: tuple[int, ...]
     """Which child of which child of the root: the thread's identity, whatever its prompt says."""
-    budget: int
-    """Tokens that this thread may still sample or lend to its children."""
+    granted: int
+    """Tokens that this thread and all below it may sample."""
     parent: "_LiveThread | None" = None
+    start: int = 0
+    """The moment at which it begins."""
+    until: int = sys.maxsize
+    """The moment at which it is outrun, if anybody has done so."""
     order: int = 0
     """Place of the rollout among those of this run."""
     spawned: list[list["_LiveThread"]] = field(default_factory=list)
     left: int = 0
     """Children of its last spawn that have not ended."""
     returned: list[int] = field(default_factory=list)
-    most: int | None = None
-    """Length of the thread at which a sibling that has returned something outruns it."""
+    budget: int = 0
+    """Tokens that this thread may still sample or lend to its children; not while it waits for them."""
+    now: int = 0
+    """The moment up to which it has come; not while it waits."""
+
+    def __post_init__(self) -> None:
+        self.budget, self.now = self.granted, self.start
+
+    def used(self) -> int:
+        """Returns how many tokens this thread and all below it have sampled."""
+        below = sum(child.used() for children in self.spawned for child in children)
+        return sum(self.thread.sampled) + below
 
 
 class Orchestrator:
@@ -84,8 +104,9 @@ class Orchestrator:
                     self._ended = []
                 if not self._open:
                     return [self._rollouts[root] for root in roots]
-                for live, segment in self._decoder.step():
-                    self._stopped(cast(_LiveThread, live), segment)
+                for key, segment in self._decoder.step():
+                    if (live := cast(_LiveThread, key)) in self._open:  # not outrun by another of this step
+                        self._stopped(live, segment)
         finally:
             for live in self._open:
                 self._decoder.close(live)
@@ -109,6 +130,8 @@ class Orchestrator:
             self._finish(live, Status.CANCELLED, "no tokens left to sample")
         elif len(live.thread.ids) >= self._limits.window:
             self._finish(live, Status.TRUNCATED, "the prompt fills the window")
+        elif live.start >= live.until:
+            self._finish(live, Status.CANCELLED, OUTRUN)
         else:
             key = derive_seed(live.request.seed, live.request.id, *live.path)
             sampling = Sampling(live.request.temperature, key)
@@ -120,10 +143,10 @@ class Orchestrator:
     def _stopped(self, live: _LiveThread, segment: Segment) -> None:
         self._running -= 1
         thread = live.thread
-        if live.most is not None:  # it may have stopped in the same step as its sibling
-            segment = segment.first(live.most - len(thread.ids))
+        segment = segment.first(live.until - live.now)  # it may have stopped in the step that it is outrun in
         self._sampled += len(segment.ids)
         live.budget -= len(segment.ids)
+        live.now += len(segment.ids)
         _append(thread, segment.ids, True, segment.logprobs)
         if segment.reason == "length":
             if live.budget < 1:
@@ -154,7 +177,6 @@ class Orchestrator:
         else:
             thread.status = Status.WAITING
             share = live.budget // len(messages)
-            live.budget -= share * len(messages)
             first = sum(len(children) for children in live.spawned)
             children = [
                 _begin(live.request, self._syntax.child_prompt(message), (*live.path, place), share, live)
@@ -178,34 +200,70 @@ class Orchestrator:
             return
         if status != Status.DONE:
             live.returned = self._syntax.nothing
-        parent.budget += live.budget
         if live.request.join == "any" and status == Status.DONE and live.returned != self._syntax.nothing:
             for sibling in parent.spawned[-1]:
-                self._outrun(sibling, by=live)
+                self._cut(sibling, live.now)
         parent.left -= 1
         if not parent.left:
             self._join(parent)
 
-    def _outrun(self, live: _LiveThread, by: _LiveThread) -> None:
-        """Leaves a thread no more tokens than its sibling `by` has, however many it has decoded so far.
+    def _cut(self, live: _LiveThread, until: int) -> None:
+        """Leaves a thread, and all below it, what they did up to a moment, whether it has done more or not.
 
-        Neither has children of its own.
+        What stops at that moment by itself has stopped; what a thread would go on with after its children is
+        later.
         """
+        live.until = min(live.until, until)
+        thread, now, at = live.thread, live.start, live.thread.prompt_length
+        for number, (spawn, children) in enumerate(zip(thread.spawns, live.spawned, strict=True)):
+            ran = sum(thread.sampled[at : spawn.at])
+            if now + ran > until:
+                return self._end(live, number, _behind(thread, at, until - now))
+            for child in children:
+                self._cut(child, until)
+            if any(child.thread.status in (Status.RUNNING, Status.WAITING) for child in children):
+                return None
+            now, at = max(child.now for child in children), spawn.at
+            if now >= until:
+                return self._end(live, number + 1, at)
+        if thread.status == Status.RUNNING and now < until:
+            self._decoder.shorten(live, len(thread.ids) + until - now)
+        elif thread.status == Status.RUNNING or sum(thread.sampled[at:]) > until - now:
+            self._end(live, len(thread.spawns), _behind(thread, at, until - now))
+        return None
+
+    def _end(self, live: _LiveThread, spawns: int, length: int) -> None:
+        """Ends an outrun thread at its first so many spawns and tokens."""
         thread = live.thread
-        live.most = thread.prompt_length + sum(by.thread.sampled)
+        for entries in (thread.ids, thread.sampled, thread.logprobs):
+            del entries[length:]
+        for child in (child for children in live.spawned[spawns:] for child in children):
+            self._forget(child)
+        del thread.spawns[spawns:], live.spawned[spawns:]
+        live.now = live.until
+        if thread.status in (Status.RUNNING, Status.WAITING):
+            self._running -= thread.status == Status.RUNNING
+            self._finish(live, Status.CANCELLED, OUTRUN)
+        else:
+            thread.status, thread.reason, live.returned = Status.CANCELLED, OUTRUN, self._syntax.nothing
+
+    def _forget(self, live: _LiveThread) -> None:
+        """Closes a thread that will not have been, and all below it."""
         if live in self._open:
-            self._decoder.shorten(live, live.most)
-        elif live.parent is not None and len(thread.ids) > live.most:
-            live.parent.budget += len(thread.ids) - live.most
-            for entries in (thread.ids, thread.sampled, thread.logprobs):
-                del entries[live.most :]
-            thread.status, thread.reason = Status.CANCELLED, OUTRUN
-            live.returned = self._syntax.nothing
+            self._running -= live.thread.status == Status.RUNNING
+            self._open.remove(live)
+            self._decoder.close(live)
+        for child in (child for children in live.spawned for child in children):
+            self._forget(child)
 
     def _join(self, live: _LiveThread) -> None:
         """Appends what the children returned, in spawn order, and lets the parent decode on."""
         joined = self._syntax.joined([child.returned for child in live.spawned[-1]])
-        if live.budget < 1:
+        live.budget = live.granted - live.used()
+        live.now = min(live.until, max(child.now for child in live.spawned[-1]))
+        if live.now >= live.until:
+            self._finish(live, Status.CANCELLED, OUTRUN)
+        elif live.budget < 1:
             self._finish(live, Status.TRUNCATED, "no tokens left")
         elif len(live.thread.ids) + len(joined) >= self._limits.window:
             self._finish(live, Status.TRUNCATED, "joined messages do not fit the window")
@@ -216,15 +274,23 @@ class Orchestrator:
             self._running += 1
 
     def _limit(self, live: _LiveThread) -> int:
-        return min(self._limits.window, len(live.thread.ids) + live.budget)
+        return min(self._limits.window, len(live.thread.ids) + min(live.budget, live.until - live.now))
 
 
 def _begin(
-    request: Request, prompt: list[int], path: tuple[int, ...], budget: int, parent: _LiveThread | None = None
+    request: Request, prompt: list[int], path: tuple[int, ...], granted: int, parent: _LiveThread | None = None
 ) -> _LiveThread:
     size = len(prompt)
     thread = Thread(0, -1, len(path), size, list(prompt), [False] * size, [0.0] * size)
-    return _LiveThread(thread, request, path, budget, parent, parent.order if parent else 0)
+    if parent is None:
+        return _LiveThread(thread, request, path, granted)
+    return _LiveThread(thread, request, path, granted, parent, parent.now, parent.until, parent.order)
+
+
+def _behind(thread: Thread, at: int, count: int) -> int:
+    """Returns the length of a thread that ends when it has sampled so many tokens behind a length."""
+    places = (place for place in range(at, len(thread.ids)) if thread.sampled[place])
+    return next(islice(places, count, None), len(thread.ids))
 
 
 def _append(thread: Thread, ids: list[int], sampled: bool, logprobs: list[float]) -> None:

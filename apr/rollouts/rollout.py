@@ -39,9 +39,10 @@ class Limits(NamedTuple):
 class Request(NamedTuple):
     """A rollout to decode; `seed`, `id` and a thread's place in the tree fix the noise of its sampling.
 
-    `join`: a parent goes on when all its children have ended, or when any of them has returned something. As
-    all children of a spawn decode at the same time, its siblings then have as many tokens as it has, whatever
-    the decoder has really done first; they are cut there and return nothing.
+    `join`: a parent, the root or another, goes on when all its children have ended, or when any of them has
+    returned something. As all threads that can decode do so at the same time, its siblings and all below them
+    have then come as far as it has, whatever the decoder has really done first; they are cut there and return
+    nothing.
     """
 
     id: str

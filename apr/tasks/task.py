@@ -51,7 +51,13 @@ class TraceThread(NamedTuple):
 
 
 Trace = list[TraceThread]
-"""A solver's demonstration: the root, prompted without a condition, then children as they are spawned."""
+"""A solver's demonstration: the root, prompted without a condition, then its children as they are spawned, then
+theirs, level by level."""
+
+
+def children_of(trace: Trace) -> int:
+    """Returns how many threads the root of a trace spawns: what a condition on children counts."""
+    return sum(thread.parent == 0 for thread in trace)
 
 
 class Task(ABC):

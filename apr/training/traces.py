@@ -24,7 +24,7 @@ from apr.language import Condition
 from apr.language.tokenizer import load_language
 from apr.tasks import open_task
 from apr.tasks.problems import stream_problems
-from apr.tasks.task import Problem, Task, Trace, TraceThread
+from apr.tasks.task import Problem, Task, Trace, TraceThread, children_of
 
 TRACE_SCHEMA = pa.schema({
     "trace_id": pa.string(), "problem_id": pa.string(), "thread": pa.int32(), "parent": pa.int32(),
@@ -58,7 +58,7 @@ def draw_condition(task: Task, trace: Trace, method: TraceMethod, rng: Random) -
     if not method.spawns:
         cut = rng.random() < method.cut_share
         return Condition("tokens", token_budget(task, len(trace[0].ids), cut, rng))
-    children = len(trace) - 1
+    children = children_of(trace)
     return Condition("children", children) if children <= task.params.grammar.max_children else None
 
 
@@ -116,7 +116,7 @@ def trace_rows(task: Task, problem: Problem, name: str) -> list[dict[str, Any]]:
         "trace_id": f"{name}/{problem.id}", "problem_id": problem.id, "thread": index,
         "parent": thread.parent, "role": "root" if thread.parent < 0 else "child",
         "token_ids": thread.ids, "condition_kind": condition and condition.kind,
-        "condition_amount": condition and condition.amount, "children": len(children),
+        "condition_amount": condition and condition.amount, "children": children_of(threads),
         "solved": thread.solved, "length": len(thread.ids),
     } for index, thread in enumerate(threads)]  # fmt: skip
 

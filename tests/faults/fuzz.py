@@ -3,8 +3,9 @@
     python -m tests.faults.fuzz --streams 1000000 --seed 0
 
 A stream is what one thread decodes up to its stop: noise; a real demonstration with some tokens changed, cut,
-doubled or moved; or a spawn of too many, empty, or identical messages. Nothing may raise or hang, every
-rollout ends within its budgets, with an answer or with a reason, and is judged.
+doubled or moved; or a spawn of too many, empty, or identical messages. Threads nest up to three deep, or four, and
+parents wait for all of their children or for the first success. Nothing may raise or hang, every rollout ends
+within its budgets, with an answer or with a reason, and is judged.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from apr.engine.interface import Sampling, Segment
 from apr.evaluation.results import ledger
 from apr.language import Language
 from apr.pipeline.plan import load_scale
-from apr.rollouts.orchestrator import Orchestrator
+from apr.rollouts.orchestrator import OUTRUN, Orchestrator
 from apr.rollouts.rollout import Limits, Request, Rollout, Status
 from apr.rollouts.verdict import judge
 from apr.tasks import open_task
@@ -43,7 +44,7 @@ class HostileDecoder:
         self._language, self._demonstrations = language, demonstrations
         self._stop = language.syntax.stop_ids
         self._threads: dict[Hashable, tuple[list[int], Sampling, int]] = {}
-        self._live: list[Hashable] = []
+        self._live: dict[Hashable, None] = {}
         self.streams = 0
 
     def open(
@@ -51,13 +52,13 @@ class HostileDecoder:
     ) -> None:
         assert key not in self._threads and 0 < len(prompt) < limit
         self._threads[key] = list(prompt), sampling, limit
-        self._live.append(key)
+        self._live[key] = None
 
     def extend(self, key: Hashable, ids: Sequence[int], limit: int) -> None:
         text, sampling, _ = self._threads[key]
         assert key not in self._live and len(text) + len(ids) < limit
         self._threads[key] = [*text, *ids], sampling, limit
-        self._live.append(key)
+        self._live[key] = None
 
     def shorten(self, key: Hashable, limit: int) -> None:
         text, sampling, before = self._threads[key]
@@ -68,15 +69,20 @@ class HostileDecoder:
     def close(self, key: Hashable) -> None:
         del self._threads[key]
         if key in self._live:
-            self._live.remove(key)
+            del self._live[key]
 
     @property
     def busy(self) -> bool:
         return bool(self._live)
 
+    def next(self) -> list[Hashable]:
+        """Which of the live threads stop in the next step."""
+        return list(self._live)
+
     def step(self) -> list[tuple[Hashable, Segment]]:
         stopped = []
-        for key in self._live:
+        for key in self.next():
+            del self._live[key]
             text, sampling, limit = self._threads[key]
             room = limit - len(text)
             ids: list[int] = []
@@ -88,7 +94,6 @@ class HostileDecoder:
             self._threads[key] = [*text, *ids], sampling, limit
             stopped.append((key, Segment(ids, [-1.0] * len(ids), reason)))
         self.streams += len(stopped)
-        self._live = []
         return stopped
 
     def _stream(self, role: int, rng: random.Random) -> Iterator[int]:
@@ -135,7 +140,7 @@ def demonstrations(task: Task, problems: Sequence[Problem]) -> dict[int, list[li
     """What threads of real traces sample, roots up to their spawn and after it, and children."""
     found = defaultdict(list)
     for problem in problems:
-        for method in ("apr", "sos_plus"):
+        for method in ("apr", "sos_plus", "nested"):
             for row in trace_rows(task, problem, method):
                 ids, mask = row["token_ids"], task.language.syntax.sampled(row["token_ids"])
                 starts = [i for i in range(len(ids)) if mask[i] and not (i and mask[i - 1])]
@@ -159,14 +164,23 @@ def check(task: Task, limits: Limits, problem: Problem, rollout: Rollout) -> str
         task.verify(problem, thread.ids)
     assert row.reason and row.status in ("done", "malformed", "truncated")
     assert (row.status == "done") == (row.answer is not None) and row.lenient >= row.strict
+    for thread in rollout.threads[1:]:
+        assert thread.index in [child for spawn in rollout.threads[thread.parent].spawns for child in spawn.children]
+        assert thread.depth == rollout.threads[thread.parent].depth + 1
     counted = ledger(rollout)
     assert counted["threads"] == len(rollout.threads) == counted["children"] + 1
     return "solved" if row.strict else row.status
 
 
-def fuzz(streams: int, seed: int, window: int = 96) -> tuple[Counter[str], int]:
-    """At least so many streams: what became of the rollouts, and how many streams there were."""
+def fuzz(
+    streams: int, seed: int, window: int = 96, depths: Sequence[int] = (0, 1, 1, 2, 3, 4)
+) -> tuple[Counter[str], int]:
+    """At least so many streams, threads nested as deep as one of `depths`: what became of the rollouts, and how
+    many streams there were."""
     params = load_scale("default")
+    apr = params.traces.methods["apr"]
+    methods = params.traces.methods | {"nested": apr.model_copy(update={"depth": 3, "beam": (1, 4)})}
+    params = params.model_copy(update={"traces": params.traces.model_copy(update={"methods": methods})})
     settings = params.problems.model_copy(update={"validation": 200, "test": 0, "train": 0})
     task, found = open_task(params.model_copy(update={"problems": settings, "seed": 1})), Counter()
     language, problems = task.language, generate_problems(task)["validation"]
@@ -174,15 +188,21 @@ def fuzz(streams: int, seed: int, window: int = 96) -> tuple[Counter[str], int]:
     batch = 0
     while decoder.streams < streams:
         rng = derive_rng(seed, "fuzz", batch)
-        depth = rng.choice((0, 1, 1, 2, 4))
+        depth = rng.choice(depths)
         limits = Limits(window, rng.choice((1, 50, 500, 5000)), rng.choice((1, 4, 10)), depth)
         owners = [rng.choice(problems) for _ in range(BATCH)]
-        requests = [Request(f"{batch}/{n}", task.prompt(problem), 1.0, seed,
-                            rng.choice(("all", "any")) if depth <= 1 else "all")
+        requests = [Request(f"{batch}/{n}", task.prompt(problem), 1.0, seed, rng.choice(("all", "any")))
                     for n, problem in enumerate(owners)]  # fmt: skip
         rollouts = Orchestrator(decoder, language.syntax, limits).run(requests)
         found.update(check(task, limits, *pair) for pair in zip(owners, rollouts, strict=True))
-        found["children"] += sum(len(rollout.threads) - 1 for rollout in rollouts)
+        threads = [thread for rollout in rollouts for thread in rollout.threads]
+        found["children"] += sum(thread.depth > 0 for thread in threads)
+        found["outrun"] += sum(thread.reason == OUTRUN for thread in threads)
+        found["outrun while they waited"] += sum(
+            thread.reason == OUTRUN and len(thread.ids) == thread.spawns[-1].at for thread in threads if thread.spawns
+        )
+        for thread in threads:
+            found[f"at depth {thread.depth}"] += thread.depth > 1
         batch += 1
     return found, decoder.streams
 
@@ -193,10 +213,12 @@ def main() -> None:
     )
     parser.add_argument("--streams", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--depth", type=int, help="the only one; of several, if it is not given")
     args = parser.parse_args()
-    fuzz(10_000, args.seed + 1)
+    depths = {} if args.depth is None else {"depths": (args.depth,)}
+    fuzz(10_000, args.seed + 1, **depths)
     started, before = time.perf_counter(), psutil.Process().memory_info().rss
-    found, streams = fuzz(args.streams, args.seed)
+    found, streams = fuzz(args.streams, args.seed, **depths)
     grown = (psutil.Process().memory_info().rss - before) / 2**20
     became = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
     seconds = time.perf_counter() - started

@@ -1,7 +1,9 @@
 """A minute of hostile streams less than `tests.faults.fuzz` has, and the worst of them by hand."""
 
+import random
 from collections.abc import Hashable, Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,13 +11,13 @@ from apr.engine.interface import Sampling, Segment
 from apr.language import Language
 from apr.language.vocabulary import DIGITS, Vocabulary
 from apr.pipeline.plan import load_scale
-from apr.rollouts.orchestrator import Orchestrator
+from apr.rollouts.orchestrator import OUTRUN, Orchestrator
 from apr.rollouts.rollout import Limits, Request, Status
 from apr.rollouts.verdict import judge
 from apr.tasks import open_task
 from apr.tasks.countdown.problem import Problem
 from apr.tasks.countdown.words import words_of
-from tests.faults.fuzz import check, fuzz
+from tests.faults.fuzz import HostileDecoder, check, demonstrations, fuzz
 
 PROBLEM = Problem("p", (3, 5, 9, 12), 27)
 
@@ -86,7 +88,46 @@ TEXTS = st.lists(st.lists(st.one_of(FRAMES, TOKENS.map(lambda token: [token])), 
 @given(TEXTS, st.integers(1, 300), st.integers(0, 3), st.integers(1, 10), st.sampled_from(["all", "any"]))
 def test_whatever_is_decoded_ends_within_its_budgets(texts, max_tokens, depth, children, join):
     limits = Limits(64, max_tokens, children, depth)
-    run(LANGUAGE, texts, limits, join if depth <= 1 else "all")
+    run(LANGUAGE, texts, limits, join)
+
+
+class OneByOne(HostileDecoder):
+    """Stops one of the live threads at a step, which one is chance."""
+
+    def __init__(self, language, demonstrations, seed):
+        super().__init__(language, demonstrations)
+        self._random = random.Random(seed)
+
+    def next(self):
+        return [self._random.choice(list(self._live))]
+
+
+@pytest.mark.parametrize("join", ["all", "any"])
+def test_nested_rollouts_do_not_depend_on_who_stops_first(join):
+    params = load_scale("default")
+    method = params.traces.methods["apr"].model_copy(update={"depth": 3, "beam": (1, 4)})
+    methods = {name: method for name in ("apr", "sos_plus", "nested")}
+    params = params.model_copy(update={"traces": params.traces.model_copy(update={"methods": methods})})
+    task = open_task(params)
+    problems = [Problem(f"p{n}", (2 + n, 3, 7, 11), 20 + n) for n in range(20)]
+    shown, waited, found = demonstrations(task, problems), 0, []
+    for tokens, window in ((60, 96), (400, 96), (5000, 96), (5000, 288)):
+        limits = Limits(window, tokens, 4, 3)
+        requests = [Request(f"{tokens}/{n}", task.prompt(problem), 1.0, 0, join)
+                    for n, problem in enumerate(problems * 8)]  # fmt: skip
+        decoders = [HostileDecoder(LANGUAGE, shown), *(OneByOne(LANGUAGE, shown, seed) for seed in range(3))]
+        first, *others = (Orchestrator(decoder, LANGUAGE.syntax, limits).run(requests) for decoder in decoders)
+        for other in others:
+            assert other == first
+        assert not any(decoder.busy for decoder in decoders)
+        for problem, rollout in zip(problems * 8, first, strict=True):
+            check(task, limits, problem, rollout)
+        found += first
+    threads = [thread for rollout in found for thread in rollout.threads]
+    outrun = [thread for thread in threads if thread.reason == OUTRUN]
+    waited = [thread for thread in outrun if thread.spawns and len(thread.ids) == thread.spawns[-1].at]
+    assert max(thread.depth for thread in threads) == 3
+    assert (len(outrun) > 20 and len(waited) > 2) if join == "any" else not outrun
 
 
 def test_a_few_thousand_hostile_streams():

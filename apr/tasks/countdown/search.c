@@ -1,13 +1,14 @@
 /* The search of the solvers SoS, SoS+ and APR (paper, section 3.2): `solver.py` says what for.
  *
  * One search serves all: a node is taken from a queue, and its children are searched depth-first at once, queued,
- * or (APR's root) spawned as threads, each of which runs the same search below its node.
+ * or (APR) spawned as threads, each of which runs the same search below its node; those above `depth` may spawn too.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_NUMBERS = 6, MOST_SUCCESSORS = 4 * MOST_NUMBERS * (MOST_NUMBERS - 1) / 2, MOST_FACTORS = 2048 };
+enum { MOST_NUMBERS = 6, MOST_SUCCESSORS = 4 * MOST_NUMBERS * (MOST_NUMBERS - 1) / 2, MOST_FACTORS = 2048,
+       LEVELS = MOST_NUMBERS };
 
 /* What is written: a number as itself, a word as one of these; DEPTH - d is ":d", COUNT - n is "#n". */
 enum { ROOT = -1, CHILD = -2, GO = -3, LIST = -4, GOTO = -5, SPAWN = -6, RUN = -7, JOINED = -8, RESUME = -9, JOIN = -10,
@@ -19,26 +20,26 @@ enum { MULTIPLY, RESULT, SHRINK }; /* heuristics */
 static const int64_t LAST = INT64_MAX / 2; /* beyond every value and every sum of two */
 
 typedef struct {
-    int64_t beam, child_beam, best_first, spawn_depth, heuristic, max_value;
+    int64_t beam, child_beam, best_first, depth, spawn_depth, heuristic, max_value;
     double promising, child_promising;
 } Settings;
 
 typedef struct { char *data; int64_t size, capacity; } Vector; /* in elements */
 typedef struct { Vector words, ends; } Text;                   /* int64: what is written, and where each step ends */
-typedef struct { int64_t words, ends, solved; } Child;         /* where its thread ends in `children` */
-typedef struct { Text root, children; Vector marks; int64_t solved; } Trace; /* a mark is a `Child` */
+typedef struct { int64_t parent, words, ends, solved; } Mark;  /* its place in the level above; where its thread ends */
+typedef struct { Text text; Vector marks; } Level;             /* threads nested so deep, one behind the other */
 typedef struct { int64_t left, op, right, result; } Operation;
 typedef struct { Operation by; int64_t parent, depth, count, state[MOST_NUMBERS]; } Node;
 typedef struct { int64_t found, node; Operation last; } Path;
 typedef struct { int64_t rank, node; } Queued;
-typedef struct { Text *text; Vector *queue; int64_t beam, best_first, spawn_depth; double promising; } Search;
+typedef struct { Text *text; int64_t level, beam, spawn_depth; double promising; } Search; /* of one thread */
 
 typedef struct {
     const Settings *s;
     double (*uniform)(void);
     int64_t target, factors[MOST_FACTORS], factor_count;
-    Vector nodes, queues[2]; /* the successors of a node are next to one another; the root's queue and a child's */
-    Trace trace;
+    Vector nodes, queues[LEVELS]; /* the successors of a node are next to one another; a queue for each level */
+    Level levels[LEVELS];
 } Work;
 
 /* Room for `count` more elements at the end. */
@@ -214,21 +215,25 @@ static void list(Work *w, const Search *search, int64_t first, int64_t count, in
     for (int64_t node = first; node < first + count; node++) {
         write_line(w, search->text, node);
         end_step(search->text);
-        push(search->queue, next, (Queued){search->best_first ? heuristic(w, node_at(w, node)) : 0, node});
+        push(w->queues + search->level, next, (Queued){w->s->best_first ? heuristic(w, node_at(w, node)) : 0, node});
     }
 }
 
-static Path spawn(Work *w, Text *text, const Search *child, int64_t first, int64_t count);
+static Path spawn(Work *w, int64_t level, int64_t first, int64_t count);
 
-/* Searches below `start`, which the prompt has shown. */
-static Path run(Work *w, const Search *search, const Search *child, int64_t start) {
-    Text *text = search->text;
-    int64_t next = 0;
+/* Searches below `start`, which the prompt of a thread at a level has shown. A child that may spawn does so as the root
+ * does, from its first node on. */
+static Path run(Work *w, int64_t level, int64_t start) {
+    Text *text = &w->levels[level].text;
+    Vector *queue = w->queues + level;
+    int64_t next = 0, spawns = level < w->s->depth, deepest = node_at(w, start)->depth + w->s->spawn_depth;
+    Search search = {text, level, w->s->child_beam, -1, w->s->child_promising};
+    if (spawns || level == 0) search = (Search){text, level, w->s->beam, spawns ? deepest : -1, w->s->promising};
     Path path = {0};
-    search->queue->size = 0;
-    push(search->queue, next, (Queued){0, start});
-    while (next < search->queue->size && !path.found) {
-        int64_t at = ((Queued *)search->queue->data)[next++].node;
+    queue->size = 0;
+    push(queue, next, (Queued){0, start});
+    while (next < queue->size && !path.found) {
+        int64_t at = ((Queued *)queue->data)[next++].node;
         if (at != start) {
             write(text, GOTO);
             write_lines(w, text, at);
@@ -239,15 +244,26 @@ static Path run(Work *w, const Search *search, const Search *child, int64_t star
             path = leaves(w, text, at);
             continue;
         }
-        int64_t first = w->nodes.size, count = expand(w, at, search->beam);
-        if (w->uniform() >= search->promising) list(w, search, first, count, next);
-        else if (node_at(w, at)->depth <= search->spawn_depth && count >= 2) path = spawn(w, text, child, first, count);
-        else path = depth_first(w, search, first, count);
+        int64_t first = w->nodes.size, count = expand(w, at, search.beam);
+        if (w->uniform() >= search.promising) list(w, &search, first, count, next);
+        else if (node_at(w, at)->depth <= search.spawn_depth && count >= 2) path = spawn(w, level, first, count);
+        else path = depth_first(w, &search, first, count);
     }
     return path;
 }
 
-static Path spawn(Work *w, Text *text, const Search *child, int64_t first, int64_t count) {
+/* Ends the thread that a level has last: what it says, and whose child it is, the one that its parents' level is at. */
+static void end_thread(Work *w, int64_t level, int64_t word, const Path *path) {
+    Text *text = &w->levels[level].text;
+    write_path(w, text, word, path);
+    write(text, END);
+    end_step(text);
+    *(Mark *)extend(&w->levels[level].marks, 1, sizeof(Mark)) =
+        (Mark){level ? w->levels[level - 1].marks.size : -1, text->words.size, text->ends.size, path->found};
+}
+
+static Path spawn(Work *w, int64_t level, int64_t first, int64_t count) {
+    Text *text = &w->levels[level].text, *child = &w->levels[level + 1].text;
     Path paths[MOST_SUCCESSORS], found = {0};
     write(text, SPAWN, w->target); /* the head of all messages: what their states have in common */
     write_lines(w, text, node_at(w, first)->parent);
@@ -259,16 +275,12 @@ static Path spawn(Work *w, Text *text, const Search *child, int64_t first, int64
     write(text, RUN);
     end_step(text);
     for (int64_t i = 0; i < count; i++) {
-        write(child->text, CHILD, w->target);
-        write_lines(w, child->text, first + i);
-        write(child->text, GO);
-        end_step(child->text);
-        paths[i] = run(w, child, child, first + i);
-        write_path(w, child->text, JOIN, paths + i);
-        write(child->text, END);
-        end_step(child->text);
-        *(Child *)extend(&w->trace.marks, 1, sizeof(Child)) =
-            (Child){child->text->words.size, child->text->ends.size, paths[i].found};
+        write(child, CHILD, w->target);
+        write_lines(w, child, first + i);
+        write(child, GO);
+        end_step(child);
+        paths[i] = run(w, level + 1, first + i);
+        end_thread(w, level + 1, JOIN, paths + i);
         if (!found.found) found = paths[i];
     }
     for (int64_t i = 0; i < count; i++) write_path(w, text, JOINED, paths + i);
@@ -286,17 +298,18 @@ static void find_factors(Work *w) {
         }
 }
 
-/* The trace of one problem, which is there until the thread's next call; `uniform` draws from [0, 1). No value on the
- * way leaves 64 bits. */
-const Trace *apr_search(const Settings *s, const int64_t *numbers, int64_t count, int64_t target,
+/* The levels of one trace, the root's first, which are there until the thread's next call; `uniform` draws from [0, 1).
+ * No value on the way leaves 64 bits. */
+const Level *apr_search(const Settings *s, const int64_t *numbers, int64_t count, int64_t target,
                         double (*uniform)(void)) {
     static _Thread_local Work work;
     Work *w = &work;
-    Text *text = &w->trace.root, *children = &w->trace.children;
+    Text *text = &w->levels[0].text;
     w->s = s, w->target = target, w->uniform = uniform;
     find_factors(w);
-    text->words.size = text->ends.size = children->words.size = children->ends.size = 0;
-    w->trace.marks.size = w->nodes.size = 0;
+    w->nodes.size = 0;
+    for (Level *level = w->levels; level < w->levels + LEVELS; level++)
+        level->text.words.size = level->text.ends.size = level->marks.size = 0;
     Node *root = extend(&w->nodes, 1, sizeof *root);
     *root = (Node){{0}, -1, 0, count, {0}};
     memcpy(root->state, numbers, count * sizeof *numbers);
@@ -304,12 +317,7 @@ const Trace *apr_search(const Settings *s, const int64_t *numbers, int64_t count
     append(text, numbers, count);
     write(text, GO);
     end_step(text);
-    Search search = {text, w->queues, s->beam, s->best_first, s->spawn_depth, s->promising};
-    Search child = {children, w->queues + 1, s->child_beam, s->best_first, -1, s->child_promising};
-    Path path = run(w, &search, &child, 0);
-    write_path(w, text, ANSWER, &path);
-    write(text, END);
-    end_step(text);
-    w->trace.solved = path.found;
-    return &w->trace;
+    Path path = run(w, 0, 0);
+    end_thread(w, 0, ANSWER, &path);
+    return w->levels;
 }

@@ -52,14 +52,17 @@ class Solver(TraceMethod):
     max_value: Positive | None = None
     """Largest value that is looked at, if `problems.max_value` allows more: few solutions need larger ones,
     but most of what a search without a bound writes."""
-    child_beam: Positive = 15
-    """`apr`: a child's beam is uniform between the parent's and this."""
+    child_beam: Positive | Annotated[Range, only(lambda ends: ends[0] >= 1, "from 1 on")] = 15
+    """`apr`: a child's beam is uniform between the parent's and this; or in a range of its own, which may be
+    narrower. Of children that spawn it is the parent's."""
     promising: Share = 0.9
     """Probability that a node's children are spawned (apr) or searched at once (sos_plus)."""
     child_promising: Share = 1.0
     """`apr`: `promising` of the serial search inside a child."""
     spawn_depth: Natural = 0
-    """`apr`: deepest node (root = 0) whose children may be spawned."""
+    """`apr`: deepest node (that a thread begins with = 0) whose children may be spawned."""
+    depth: Annotated[int, Field(ge=1, le=5)] = 1
+    """`apr`: how deep threads may nest. 1: only the root spawns; 2: its children do as it does, with its beam; ..."""
 
     @property
     def spawns(self) -> int:

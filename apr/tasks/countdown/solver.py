@@ -3,7 +3,7 @@
 import ctypes
 from array import array
 from functools import cache, lru_cache
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from random import Random
 from typing import get_args
@@ -15,7 +15,7 @@ from apr.core.errors import DataError
 from apr.language import Language
 from apr.tasks.countdown.problem import Problem
 from apr.tasks.countdown.settings import Heuristic, Solver
-from apr.tasks.task import Trace, TraceThread
+from apr.tasks.task import Trace, TraceThread, children_of
 
 SOURCE = Path(__file__).with_name("search.c")
 WORDS = ("<root>", "<child>", "go", "list", "goto", "spawn", "run", "joined", "resume", "join", "answer",
@@ -35,7 +35,7 @@ UNIFORM = ctypes.CFUNCTYPE(SHARE)
 
 class _Settings(ctypes.Structure):
     _fields_ = [
-        *((name, INT) for name in ("beam", "child_beam", "best_first", "spawn_depth", "heuristic")),
+        *((name, INT) for name in ("beam", "child_beam", "best_first", "depth", "spawn_depth", "heuristic")),
         ("max_value", INT),
         *((name, SHARE) for name in ("promising", "child_promising")),
     ]
@@ -53,15 +53,15 @@ class _Text(ctypes.Structure):
     _fields_ = [("words", _Vector), ("ends", _Vector)]
 
 
-class _Trace(ctypes.Structure):
-    _fields_ = [("root", _Text), ("children", _Text), ("marks", _Vector), ("solved", INT)]
+class _Level(ctypes.Structure):
+    _fields_ = [("text", _Text), ("marks", _Vector)]
 
 
 @cache
 def load_search() -> ctypes.CDLL:
     """Compiles it, if it has not been yet. Raises `AprError` where there is no compiler."""
     functions = {"apr_search": (ctypes.c_void_p,) * 2 + (INT,) * 2 + (UNIFORM,)}
-    return load_library(SOURCE, functions, results={"apr_search": ctypes.POINTER(_Trace)})
+    return load_library(SOURCE, functions, results={"apr_search": ctypes.POINTER(_Level)})
 
 
 class _Said(dict[int, list[int]]):
@@ -107,30 +107,28 @@ def solve(language: Language, problem: Problem, method: Solver, max_value: int |
     middle = method.middle_share > 0 and rng.random() < method.middle_share
     beam = sum(method.beam) // 2 if middle else rng.randint(*method.beam)
     settings = _Settings(
-        beam, beam, method.solver != "sos", -1, HEURISTICS.index(method.heuristic),
+        beam, beam, method.solver != "sos", 0, method.spawn_depth, HEURISTICS.index(method.heuristic),
         min(max_value or NO_BOUND, method.max_value or NO_BOUND), method.promising, method.child_promising,
     )  # fmt: skip
     if method.solver == "sos":
         settings.promising = rng.random() < 0.5
     elif method.solver == "apr":
-        settings.spawn_depth = method.spawn_depth
-        settings.child_beam = rng.randint(beam, max(beam, method.child_beam))
+        settings.depth = method.depth
+        own = method.child_beam
+        settings.child_beam = rng.randint(*(own if isinstance(own, tuple) else (beam, max(beam, own))))
     numbers = array("q", problem.numbers)
-    found = load_search().apr_search(
+    levels = load_search().apr_search(
         ctypes.byref(settings), numbers.buffer_info()[0], len(numbers), problem.target, UNIFORM(rng.random)
-    ).contents
-    said = _said(language)
-    ids, ends = said.text(found.root)
-    threads = [TraceThread(-1, ids.tolist(), ends.tolist(), bool(found.solved))]
-    if not found.marks.size:
-        return threads
-    ids, ends = said.text(found.children)
-    first = start = 0
-    for _, last, solved in found.marks.read(3).reshape(-1, 3).tolist():
-        end = ends[last - 1]
-        steps = (ends[first:last] - start).tolist()
-        threads.append(TraceThread(0, ids[start:end].tolist(), steps, bool(solved)))
-        first, start = last, end
+    )
+    threads, above, said = list[TraceThread](), 0, _said(language)
+    for level in takewhile(lambda level: level.marks.size, map(levels.__getitem__, range(settings.depth + 1))):
+        (ids, ends), first, start, born = said.text(level.text), 0, 0, len(threads)
+        for parent, _, last, solved in level.marks.read(4).reshape(-1, 4).tolist():
+            end, place = ends[last - 1], parent if parent < 0 else above + parent
+            steps = (ends[first:last] - start).tolist()
+            threads.append(TraceThread(place, ids[start:end].tolist(), steps, bool(solved)))
+            first, start = last, end
+        above = born
     return threads
 
 
@@ -139,8 +137,8 @@ def solve_given(
 ) -> Trace:
     """Returns a trace of the solver given that it `wanted` so many children, by rejection.
 
-    Of a problem that never has that many, or not in `ATTEMPTS` draws, the trace with the closest number (the
-    smaller of two). Where only the root's first node can spawn, beams that cannot give the number are not
+    The root's, that is: who spawns below is asked for nothing. Of a problem that never has that many, or not in
+    `ATTEMPTS` draws, the trace with the closest number (the smaller of two). Where only the root's first node can spawn, beams that cannot give the number are not
     tried: its children are then the node's successors, if it has two, or none.
     """
 
@@ -150,11 +148,11 @@ def solve_given(
 
     beams, asked = list(range(method.beam[0], method.beam[1] + 1)), wanted
     if method.spawn_depth == 0:
-        most = len(draw(beams[-1], Random(0), promising=1.0)) - 1
+        most = children_of(draw(beams[-1], Random(0), promising=1.0, depth=1))
         widths = {beam: min(beam, most) if min(beam, most) >= 2 else 0 for beam in beams}
         wanted = min({0, *widths.values()}, key=lambda width: (abs(width - asked), width))
         beams = [beam for beam in beams if wanted in (0, widths[beam])]
     drawn: list[Trace] = []
-    while len(drawn) < ATTEMPTS and (not drawn or len(drawn[-1]) - 1 != wanted):
+    while len(drawn) < ATTEMPTS and (not drawn or children_of(drawn[-1]) != wanted):
         drawn.append(draw(rng.choice(beams), rng))
-    return min(drawn, key=lambda trace: (abs(len(trace) - 1 - wanted), len(trace)))
+    return min(drawn, key=lambda trace: (abs(children_of(trace) - wanted), children_of(trace)))

@@ -132,6 +132,7 @@ def new_trainer(
     """Returns what trains the model of `checkpoint`; with `rl.lora`, adapters on each linear layer but the
     output layer."""
     rl, grammar, lora = params.rl, params.grammar, params.rl.lora
+    threads = sum(grammar.max_children**depth for depth in range(params.engine.max_depth + 1))
     trainer = PackedGRPOTrainer(
         sampler.sample, prompts=prompts, model=load_trainable(checkpoint, params.engine.device), args=config,
         processing_class=AutoTokenizer.from_pretrained(checkpoint, local_files_only=True),
@@ -140,7 +141,7 @@ def new_trainer(
         ),
     )  # fmt: skip
     for model in filter(None, (trainer.model, trainer.ref_model)):
-        one_size(model, rl.rows_per_device * (1 + grammar.max_children) * grammar.window)
+        one_size(model, rl.rows_per_device * threads * grammar.window)
     return trainer
 
 

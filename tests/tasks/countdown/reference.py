@@ -45,7 +45,7 @@ def expand(state, target, beam, max_value, heuristic):
 
 
 class Reference:
-    """`threads` of one trace: steps of text, and whether it solves; the root first."""
+    """`threads` of one trace: parent, steps of text, and whether it solves; level by level, the root first."""
 
     def __init__(self, problem, method, max_value, rng):
         self.target, self.method, self.rng = problem.target, method, rng
@@ -54,16 +54,31 @@ class Reference:
         middle = method.middle_share and rng.random() < method.middle_share
         beam = floor(fmean(method.beam)) if middle else rng.randint(*method.beam)
         promising = float(rng.random() < 0.5) if method.solver == "sos" else method.promising
-        self.child_beam = rng.randint(beam, max(beam, method.child_beam)) if method.solver == "apr" else beam
-        depth = method.spawn_depth if method.solver == "apr" else -1
+        self.outer = self.inner = beam, promising
+        self.depth = 0
+        if method.solver == "apr":
+            own = method.child_beam
+            own = own if isinstance(own, tuple) else (beam, max(beam, own))
+            self.inner, self.depth = (rng.randint(*own), method.child_promising), method.depth
         numbers = " ".join(map(str, problem.numbers))
-        root = [f"<root> {self.target} :0 {numbers} go"]
-        self.threads = [(root, False)]
-        answer = self.search(root, [], [], problem.numbers, beam, promising, depth)
-        self.threads[0] = [*root, f"answer {answer} end"], answer != "none"
+        tree = self.thread(f"<root> {self.target} :0 {numbers} go", "answer", 0, [], [], problem.numbers)
+        self.threads, level = [], [(-1, tree)]
+        while level:
+            first = len(self.threads)
+            self.threads += [(parent, *tree[:2]) for parent, tree in level]
+            level = [(first + place, child) for place, (_, tree) in enumerate(level) for child in tree[2]]
 
-    def search(self, steps, lines, said, state, beam, promising, spawn_depth):
+    def thread(self, prompt, word, level, lines, said, state):
+        """Its steps, whether it solves, the threads below it, and what it returns."""
+        steps, below = [prompt], []
+        answer = self.search(steps, below, level, lines, said, state)
+        return [*steps, f"{word} {answer} end"], answer != "none", below, answer
+
+    def search(self, steps, below, level, lines, said, state):
         """Below a state, which `lines` and the operations `said` lead to; the answer."""
+        spawns = level < self.depth
+        beam, promising = self.outer if spawns or level == 0 else self.inner
+        spawn_depth = len(lines) + self.method.spawn_depth if spawns else -1
         queue, queued = [(0, 0, lines, said, state)], 0
         while queue:
             _, order, lines, said, state = heappop(queue)
@@ -82,7 +97,7 @@ class Reference:
                         rank = HEURISTICS[self.method.heuristic](child[1][-1], child[2], self.target)
                         heappush(queue, (rank if self.method.solver != "sos" else 0, queued, *child))
                 elif len(lines) <= spawn_depth and len(children) >= 2:
-                    answer = self.spawn(steps, children)
+                    answer = self.spawn(steps, below, level, children)
                 else:
                     answer = self.depth_first(steps, children, beam)
             if answer != "none":
@@ -114,7 +129,7 @@ class Reference:
                 return " , ".join([*said, text])
         return "none"
 
-    def spawn(self, steps, children):
+    def spawn(self, steps, below, level, children):
         nodes = [f"{self.target} {' '.join(lines)}" for lines, _, _ in children]
         *shared, last = children[0][0]
         depth = last.split()[0]
@@ -123,10 +138,7 @@ class Reference:
         steps.append(" ".join(["spawn", str(self.target), *shared, depth, *counted, "run"]))
         answers = []
         for node, (lines, said, state) in zip(nodes, children, strict=True):
-            child = [f"<child> {node} go"]
-            promising = self.method.child_promising
-            answer = self.search(child, lines, said, state, self.child_beam, promising, spawn_depth=-1)
-            answers.append(answer)
-            self.threads.append(([*child, f"join {answer} end"], answer != "none"))
+            below.append(self.thread(f"<child> {node} go", "join", level + 1, lines, said, state))
+            answers.append(below[-1][3])
         steps.append(" ".join([*(f"joined {answer}" for answer in answers), "resume"]))
         return next((answer for answer in answers if answer != "none"), "none")

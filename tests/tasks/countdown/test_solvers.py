@@ -33,6 +33,7 @@ METHODS = {
     "sos_plus": Solver(solver="sos_plus", beam=(1, 5), promising=0.6),
     "apr": Solver(solver="apr", beam=(1, 10), promising=0.8),
     "apr_deep": Solver(solver="apr", beam=(2, 6), promising=0.6, spawn_depth=1, child_promising=0.5),
+    "apr_nested": Solver(solver="apr", beam=(2, 6), promising=0.8, depth=2, child_beam=(1, 4)),
 }
 SETTINGS = CountdownProblems(number_range=(1, 20), target_range=(10, 50), train=60, validation=1, test=1)
 PROBLEMS = generate_problems(open_task(PARAMS.model_copy(update={"problems": SETTINGS})))["train"]
@@ -99,6 +100,35 @@ def test_a_parallel_trace_by_hand():
     assert sampled == texts[0].split()[7:25] + texts[0].split()[40:]
 
 
+NESTED = [
+    (-1, True, "<root> 10 :0 1 2 4 4 go spawn 10 :1 #2 2 * 1 = 2 4 4 #1 4 + 1 = 5 2 4 run "
+               "joined none joined 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 resume "
+               "answer 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 end"),
+    (0, False, "<child> 10 :1 2 * 1 = 2 4 4 go spawn 10 :1 2 * 1 = 2 4 4 :2 #2 4 / 4 = 1 2 #1 4 - 2 = 2 4 run "
+               "joined none joined none resume join none end"),
+    (0, True, "<child> 10 :1 4 + 1 = 5 2 4 go spawn 10 :1 4 + 1 = 5 2 4 :2 #2 4 - 2 = 2 5 #1 5 * 2 = 10 4 run "
+              "joined 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 joined none resume "
+              "join 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 end"),
+    (1, False, "<child> 10 :1 2 * 1 = 2 4 4 :2 4 / 4 = 1 2 go + 3 < - 1 < * 2 < / 2 < join none end"),
+    (1, False, "<child> 10 :1 2 * 1 = 2 4 4 :2 4 - 2 = 2 4 go + 6 < - 2 < * 8 < / 2 < join none end"),
+    (2, True, "<child> 10 :1 4 + 1 = 5 2 4 :2 4 - 2 = 2 5 go + 7 < - 3 < * 10 ! "
+              "join 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 end"),
+    (2, False, "<child> 10 :1 4 + 1 = 5 2 4 :2 5 * 2 = 10 4 go + 14 > - 6 < * 40 > join none end"),
+]  # fmt: skip
+
+
+def test_a_nested_trace_by_hand():
+    # Factors of 10 but 1: 2 5 10. The root keeps 2 and 5, the first two results that are one; its children do
+    # as it does: of 2 4 4 there is 4 / 4 = 1, a distance of 1, and 4 - 2 = 2; of 2 4 5 there are 2 and 10.
+    method = Solver(solver="apr", beam=(2, 2), promising=1.0, heuristic="result", depth=2)
+    trace = solve(LANGUAGE, Problem("p", (1, 2, 4, 4), 10), method, None, derive_rng(0))
+    assert [(thread.parent, thread.solved, text(thread)) for thread in trace] == NESTED
+    mask = LANGUAGE.syntax.sampled(trace[1].ids)
+    sampled = [word for word, kept in zip(text(trace[1]).split(), mask, strict=True) if kept]
+    said = text(trace[1]).split()
+    assert sampled == said[said.index("spawn") : said.index("run") + 1] + said[said.index("resume") + 1 :]
+
+
 SHARES = st.sampled_from([0.0, 0.3, 0.9, 1.0])
 
 
@@ -107,7 +137,7 @@ SOLVERS = st.builds(
     beam=st.tuples(st.integers(1, 12), st.integers(1, 12)).map(lambda ends: tuple(sorted(ends))),
     middle_share=SHARES, heuristic=st.sampled_from(get_args(Heuristic)),
     max_value=st.sampled_from([None, 20, 1000]),
-    child_beam=st.integers(1, 15), spawn_depth=st.integers(0, 2), promising=SHARES, child_promising=SHARES,
+    child_beam=st.integers(1, 15) | st.just((1, 3)), depth=st.integers(1, 3), spawn_depth=st.integers(0, 2), promising=SHARES, child_promising=SHARES,
 )  # fmt: skip
 NUMBERS = st.lists(st.integers(0, 99), min_size=2, max_size=4) | st.lists(
     st.integers(0, 15_000), min_size=2, max_size=4
@@ -123,8 +153,7 @@ def test_the_search_writes_what_the_plain_one_writes(method, numbers, target, ma
     rng, plain = derive_rng(seed), derive_rng(seed)
     trace = solve(language, problem, method, max_value, rng)
     expected = Reference(problem, method, max_value, plain).threads
-    assert [(steps(language, thread), thread.solved) for thread in trace] == expected
-    assert [thread.parent for thread in trace] == [-1] + [0] * (len(trace) - 1)
+    assert [(thread.parent, steps(language, thread), thread.solved) for thread in trace] == expected
     assert rng.getstate() == plain.getstate()
 
 
@@ -132,7 +161,7 @@ def test_values_up_to_sixty_bits_are_exact():
     problem = Problem("p", (22_000, 22_001, 22_003, 22_005), 50)
     method = Solver(solver="sos_plus", beam=(99, 99), promising=1.0)
     trace = solve(LANGUAGE, problem, method, None, derive_rng(0))
-    assert [(steps(LANGUAGE, thread), thread.solved) for thread in trace] == Reference(
+    assert [(thread.parent, steps(LANGUAGE, thread), thread.solved) for thread in trace] == Reference(
         problem, method, None, derive_rng(0)
     ).threads
     assert str(22_000 * 22_001 * 22_003 * 22_005) in " ".join(map(text, trace))
