@@ -8,9 +8,10 @@ A thread decodes until its decoder stops it; `_stopped` looks at why:
 
 Every end of a thread goes through `_finish`, which after the last child resumes the parent in `_join`.
 
-Where the first child to return something is enough, its siblings and all below them are left what they did up to
-that moment (`_cut`). Moments are counted in tokens: a thread samples one in each, children begin when their parent
-has spawned them, and it goes on when the last of them has ended, whatever the decoder has really done first.
+Where the first child to return something is enough, its siblings and all below them are left what they did
+up to that moment (`_cut`). Moments are counted in tokens: a thread samples one in each, children begin when
+their parent has spawned them, and it goes on when the last of them has ended, whatever the decoder has really
+done first.
 """
 
 import sys
@@ -278,7 +279,11 @@ class Orchestrator:
 
 
 def _begin(
-    request: Request, prompt: list[int], path: tuple[int, ...], granted: int, parent: _LiveThread | None = None
+    request: Request,
+    prompt: list[int],
+    path: tuple[int, ...],
+    granted: int,
+    parent: _LiveThread | None = None,
 ) -> _LiveThread:
     size = len(prompt)
     thread = Thread(0, -1, len(path), size, list(prompt), [False] * size, [0.0] * size)

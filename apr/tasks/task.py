@@ -51,8 +51,8 @@ class TraceThread(NamedTuple):
 
 
 Trace = list[TraceThread]
-"""A solver's demonstration: the root, prompted without a condition, then its children as they are spawned, then
-theirs, level by level."""
+"""A solver's demonstration: the root, prompted without a condition, then its children as they are spawned,
+then theirs, level by level."""
 
 
 def children_of(trace: Trace) -> int:

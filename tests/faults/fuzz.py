@@ -3,7 +3,7 @@
     python -m tests.faults.fuzz --streams 1000000 --seed 0
 
 A stream is what one thread decodes up to its stop: noise; a real demonstration with some tokens changed, cut,
-doubled or moved; or a spawn of too many, empty, or identical messages. Threads nest up to three deep, or four, and
+doubled or moved; or a spawn of too many, empty, or identical messages. Threads nest up to four deep, and
 parents wait for all of their children or for the first success. Nothing may raise or hang, every rollout ends
 within its budgets, with an answer or with a reason, and is judged.
 """
@@ -16,13 +16,14 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import psutil
 
+from apr.core.params import Params
 from apr.core.seeds import derive_rng
 from apr.engine.interface import Sampling, Segment
 from apr.evaluation.results import ledger
 from apr.language import Language
 from apr.pipeline.plan import load_scale
 from apr.rollouts.orchestrator import OUTRUN, Orchestrator
-from apr.rollouts.rollout import Limits, Request, Rollout, Status
+from apr.rollouts.rollout import Limits, Request, Rollout, Status, Thread
 from apr.rollouts.verdict import judge
 from apr.tasks import open_task
 from apr.tasks.countdown.problem import Problem
@@ -164,23 +165,32 @@ def check(task: Task, limits: Limits, problem: Problem, rollout: Rollout) -> str
         task.verify(problem, thread.ids)
     assert row.reason and row.status in ("done", "malformed", "truncated")
     assert (row.status == "done") == (row.answer is not None) and row.lenient >= row.strict
-    for thread in rollout.threads[1:]:
-        assert thread.index in [child for spawn in rollout.threads[thread.parent].spawns for child in spawn.children]
-        assert thread.depth == rollout.threads[thread.parent].depth + 1
+    spawned = {(thread.index, child, thread.depth + 1)
+               for thread in rollout.threads for spawn in thread.spawns for child in spawn.children}  # fmt: skip
+    assert spawned == {(thread.parent, thread.index, thread.depth) for thread in rollout.threads[1:]}
     counted = ledger(rollout)
     assert counted["threads"] == len(rollout.threads) == counted["children"] + 1
     return "solved" if row.strict else row.status
 
 
+def nested(params: Params) -> Params:
+    """The same with a method `nested`, of traces that are three deep."""
+    apr = params.traces.methods["apr"]
+    methods = params.traces.methods | {"nested": apr.model_copy(update={"depth": 3, "beam": (1, 4)})}
+    return params.model_copy(update={"traces": params.traces.model_copy(update={"methods": methods})})
+
+
+def waited(thread: Thread) -> bool:
+    """Whether a thread has ended while it waited for its children."""
+    return bool(thread.spawns) and len(thread.ids) == thread.spawns[-1].at
+
+
 def fuzz(
     streams: int, seed: int, window: int = 96, depths: Sequence[int] = (0, 1, 1, 2, 3, 4)
 ) -> tuple[Counter[str], int]:
-    """At least so many streams, threads nested as deep as one of `depths`: what became of the rollouts, and how
-    many streams there were."""
-    params = load_scale("default")
-    apr = params.traces.methods["apr"]
-    methods = params.traces.methods | {"nested": apr.model_copy(update={"depth": 3, "beam": (1, 4)})}
-    params = params.model_copy(update={"traces": params.traces.model_copy(update={"methods": methods})})
+    """At least so many streams, threads nested as deep as one of `depths`: what became of the rollouts, and
+    how many streams there were."""
+    params = nested(load_scale("default"))
     settings = params.problems.model_copy(update={"validation": 200, "test": 0, "train": 0})
     task, found = open_task(params.model_copy(update={"problems": settings, "seed": 1})), Counter()
     language, problems = task.language, generate_problems(task)["validation"]
@@ -197,12 +207,10 @@ def fuzz(
         found.update(check(task, limits, *pair) for pair in zip(owners, rollouts, strict=True))
         threads = [thread for rollout in rollouts for thread in rollout.threads]
         found["children"] += sum(thread.depth > 0 for thread in threads)
-        found["outrun"] += sum(thread.reason == OUTRUN for thread in threads)
-        found["outrun while they waited"] += sum(
-            thread.reason == OUTRUN and len(thread.ids) == thread.spawns[-1].at for thread in threads if thread.spawns
-        )
-        for thread in threads:
-            found[f"at depth {thread.depth}"] += thread.depth > 1
+        outrun = [thread for thread in threads if thread.reason == OUTRUN]
+        found["outrun"] += len(outrun)
+        found["outrun as they waited"] += sum(map(waited, outrun))
+        found.update(f"children at depth {thread.depth}" for thread in threads if thread.depth > 1)
         batch += 1
     return found, decoder.streams
 

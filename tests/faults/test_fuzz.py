@@ -17,7 +17,7 @@ from apr.rollouts.verdict import judge
 from apr.tasks import open_task
 from apr.tasks.countdown.problem import Problem
 from apr.tasks.countdown.words import words_of
-from tests.faults.fuzz import HostileDecoder, check, demonstrations, fuzz
+from tests.faults.fuzz import HostileDecoder, check, demonstrations, fuzz, nested, waited
 
 PROBLEM = Problem("p", (3, 5, 9, 12), 27)
 
@@ -104,30 +104,26 @@ class OneByOne(HostileDecoder):
 
 @pytest.mark.parametrize("join", ["all", "any"])
 def test_nested_rollouts_do_not_depend_on_who_stops_first(join):
-    params = load_scale("default")
-    method = params.traces.methods["apr"].model_copy(update={"depth": 3, "beam": (1, 4)})
-    methods = {name: method for name in ("apr", "sos_plus", "nested")}
-    params = params.model_copy(update={"traces": params.traces.model_copy(update={"methods": methods})})
-    task = open_task(params)
+    task = open_task(nested(load_scale("default")))
     problems = [Problem(f"p{n}", (2 + n, 3, 7, 11), 20 + n) for n in range(20)]
-    shown, waited, found = demonstrations(task, problems), 0, []
-    for tokens, window in ((60, 96), (400, 96), (5000, 96), (5000, 288)):
+    shown, found = demonstrations(task, problems), []
+    for tokens, window in ((400, 96), (5000, 96), (5000, 288)):
         limits = Limits(window, tokens, 4, 3)
         requests = [Request(f"{tokens}/{n}", task.prompt(problem), 1.0, 0, join)
-                    for n, problem in enumerate(problems * 8)]  # fmt: skip
-        decoders = [HostileDecoder(LANGUAGE, shown), *(OneByOne(LANGUAGE, shown, seed) for seed in range(3))]
-        first, *others = (Orchestrator(decoder, LANGUAGE.syntax, limits).run(requests) for decoder in decoders)
+                    for n, problem in enumerate(problems * 50)]  # fmt: skip
+        decoders = [HostileDecoder(LANGUAGE, shown), *(OneByOne(LANGUAGE, shown, seed) for seed in range(2))]
+        first, *others = (Orchestrator(decoder, LANGUAGE.syntax, limits).run(requests)
+                          for decoder in decoders)  # fmt: skip
         for other in others:
             assert other == first
         assert not any(decoder.busy for decoder in decoders)
-        for problem, rollout in zip(problems * 8, first, strict=True):
+        for problem, rollout in zip(problems * 50, first, strict=True):
             check(task, limits, problem, rollout)
         found += first
     threads = [thread for rollout in found for thread in rollout.threads]
     outrun = [thread for thread in threads if thread.reason == OUTRUN]
-    waited = [thread for thread in outrun if thread.spawns and len(thread.ids) == thread.spawns[-1].at]
     assert max(thread.depth for thread in threads) == 3
-    assert (len(outrun) > 20 and len(waited) > 2) if join == "any" else not outrun
+    assert (len(outrun) > 20 and any(map(waited, outrun))) if join == "any" else not outrun
 
 
 def test_a_few_thousand_hostile_streams():

@@ -147,7 +147,7 @@ ROOT = [*SPAWNS * 4, *["answer 3 + 4 = 7 end"] * 3, "answer none end", "answer 3
         "end", "run", "spawn run", "spawn #2 5 run", "spawn #1 run", "spawn #2 3 #2 3 run", "spawn 3 run",
         "spawn 3 #1 run", "spawn 3 go #1 4 run", "spawn #1 go run"]  # fmt: skip
 CHILD = [*["join 3 + 4 = 7 end", "join none end"] * 4, "join 7 end", "end", "join end", "join go 3 end",
-         SPAWNS[0]]  # fmt: skip
+         *SPAWNS]  # fmt: skip
 FILLING = "list", "27", ":1 3 + 4 = 7", "12345"
 
 
@@ -203,27 +203,44 @@ READ = """(({ streams, limits, prompt, join, numbers, target }) => {
 })(%s)"""
 
 
+def level_by_level(entry):
+    """The threads in the order of a rollout; the page has them as they were spawned."""
+    threads, order = entry["threads"], [0]
+    for index in order:
+        order += [child for *_, children in threads[index]["parts"] for child in children]
+    place = {index: number for number, index in enumerate(order)} | {-1: -1}
+    assert len(place) == len(threads) + 1
+    return entry | {"threads": [
+        threads[index] | {"parent": place[threads[index]["parent"]],
+                          "parts": [[*part, [place[child] for child in children]]
+                                    for *part, children in threads[index]["parts"]]}
+        for index in order
+    ]}  # fmt: skip
+
+
 @pytest.mark.parametrize("join", ["all", "any"])
 def test_spawns_joins_and_verdicts_are_the_orchestrators(page, params, join):
     """Random threads, whatever becomes of them; the page decodes them in step, here one runs ahead."""
     task = open_task(params)
-    statuses, solved = Counter(), 0
+    statuses, solved, deepest = Counter(), 0, 0
     for seed in range(150):
         decoder, problem = Streams(task.language, seed), Problem("p", (3, 4), 7)
         limits = Limits(window=[40, 64, 128][seed % 3], max_tokens=[60, 200][seed % 2],
-                        max_children=2 + seed % 2, max_depth=1)  # fmt: skip
+                        max_children=2 + seed % 2, max_depth=1 + seed // 3 % 3)  # fmt: skip
         request = Request("p", task.prompt(problem), 0.0, 0, join)
         (rollout,) = Orchestrator(decoder, task.language.syntax, limits).run([request])
         wanted = json.loads(json.dumps(rollout_entry(task, problem, rollout, "n")))
         given = {"streams": {",".join(map(str, path)): ids for path, ids in decoder.streams.items()},
                  "limits": dict(zip(("window", "tokens", "children", "depth"), limits, strict=True)),
                  "prompt": request.prompt, "join": join, "numbers": problem.numbers, "target": 7}  # fmt: skip
-        shown = page.run(READ % json.dumps(given))
+        shown = level_by_level(page.run(READ % json.dumps(given)))
         assert {key: shown[key] for key in wanted} == wanted, f"seed {seed}"
         statuses.update(thread["status"] for thread in wanted["threads"])
         solved += wanted["solved"]
+        deepest = max(deepest, rollout.usage.depth)
     assert min(statuses[name] for name in ("done", "malformed", "truncated")) > 20 and solved > 3
     assert join == "all" or statuses["cancelled"] > 5
+    assert deepest == 3
 
 
 def test_answers_are_judged_as_the_verifier_judges(page, params):

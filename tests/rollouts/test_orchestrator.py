@@ -284,6 +284,66 @@ def test_the_first_success_outruns_its_siblings_whatever_the_decoder_does_first(
     assert rollout.usage.sequential == 8 + 4 + 3 and rollout.usage.total == 8 + 4 + 4 + 3 + 3
 
 
+CLAN = {  # the second child ends after five tokens; what its siblings do after that has never been
+    ROOT: "spawn #5 1 #4 2 #3 3 #2 4 #1 6 run",
+    "<child> 1 go": "5 5 5 join none end",
+    "<child> 2 go": "5 5 join 2 end",
+    "<child> 3 go": "spawn #2 7 #1 8 run",
+    "<child> 7 go": "5 5 5 join 7 end",
+    "<child> 8 go": "join 8 end",
+    "<child> 3 go spawn #2 7 #1 8 run joined none joined 8 resume": "join 3 end",
+    "<child> 4 go": "spawn #1 9 run",  # four tokens, so its child has one
+    "<child> 9 go": "spawn #1 8 run",
+    "<child> 9 go spawn #1 8 run joined 8 resume": "join 9 end",
+    "<child> 4 go spawn #1 9 run joined 9 resume": "join 4 end",
+    "<child> 6 go": "5 spawn #1 8 run",  # five tokens, so its child has none
+    "<child> 6 go 5 spawn #1 8 run joined 8 resume": "join 4 end",
+}
+CLAN[ROOT + f" {CLAN[ROOT]} joined none joined 2" + " joined none" * 3 + " resume"] = "answer 2 end"
+
+
+@pytest.mark.parametrize("kind", [Player, Together])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_below_an_outrun_thread_is_cut_at_the_same_moment(seed, kind):
+    rollout = play(CLAN, LIMITS._replace(max_depth=3, max_children=5), seed, "any", kind)
+    assert rows(rollout)[1:] == [
+        (1, 0, 1, "cancelled", "<child> 1 go 5 5 5 join none"),
+        (2, 0, 1, "done", "<child> 2 go 5 5 join 2 end"),
+        (3, 0, 1, "cancelled", "<child> 3 go spawn #2 7 #1 8"),
+        (4, 0, 1, "cancelled", "<child> 4 go spawn #1 9 run"),
+        (5, 0, 1, "cancelled", "<child> 6 go 5 spawn #1 8 run"),
+        (6, 4, 2, "cancelled", "<child> 9 go spawn"),
+        (7, 5, 2, "cancelled", "<child> 8 go"),
+    ]
+    spawned = [[spawn.children for spawn in thread.spawns] for thread in rollout.threads[3:6]]
+    assert spawned == [[], [[6]], [[7]]]
+    assert rollout.usage.sequential == 12 + 5 + 3 and rollout.usage.total == 12 + 5 * 3 + 4 + 5 + 1 + 3
+
+
+@pytest.mark.parametrize("kind", [Player, Together])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_child_goes_on_at_the_first_success_of_its_own_children(seed, kind):
+    """Else it would end after its sibling; and what ends together stays."""
+    script = {
+        ROOT: "spawn #2 1 #1 2 run",
+        "<child> 1 go": "spawn #2 3 #1 4 run",
+        "<child> 3 go": "join 3 end",
+        "<child> 4 go": "5 5 5 5 5 5 5 5 5 join 4 end",
+        "<child> 1 go spawn #2 3 #1 4 run joined 3 joined none resume": "join 3 end",
+        "<child> 2 go": "5 " * 9 + "join 2 end",  # 12 tokens; the first child: 6 + 3 + 3
+        ROOT + " spawn #2 1 #1 2 run joined 3 joined 2 resume": "answer 3 end",
+    }
+    rollout = play(script, LIMITS._replace(max_depth=2), seed, "any", kind)
+    statuses = [thread.status.value for thread in rollout.threads]
+    assert statuses == ["done", "done", "done", "done", "cancelled"]
+    assert VOCABULARY.decode(rollout.threads[4].ids) == "<child> 4 go 5 5 5"
+    assert rollout.usage.sequential == 6 + 12 + 3
+    script["<child> 2 go"] = "5 " * 10 + "join 2 end"
+    script[ROOT + " spawn #2 1 #1 2 run joined 3 joined none resume"] = "answer 3 end"
+    rollout = play(script, LIMITS._replace(max_depth=2), seed, "any", kind)
+    assert [rollout.threads[2].status.value, len(rollout.threads[2].ids)] == ["cancelled", 3 + 12]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_without_a_success_any_is_all(seed):
     lost = {ROOT: FAMILY[ROOT], "<child> 1 go": "5 6 join none end", "<child> 2 go": "join none end"}
@@ -408,9 +468,7 @@ def test_trees_of_a_model_do_not_depend_on_slots_though_more_parents_wait_than_t
         engine = SlotEngine(model, syntax.stop_ids, slots, 64)
         return Orchestrator(decoder_of(engine), syntax, limits).run(requests)
 
-    if join == "any":
-        requests = [request._replace(join="any") for request in requests]
-        limits = limits._replace(max_depth=1)
+    requests = [request._replace(join=join) for request in requests]
     few, many = decode(1), decode(32)
     assert decode(5, SharedDecoder) == few
     assert [rollout.threads for rollout in few] == [
@@ -418,9 +476,8 @@ def test_trees_of_a_model_do_not_depend_on_slots_though_more_parents_wait_than_t
         for rollout in many
     ]
     threads = [thread for rollout in few for thread in rollout.threads]
-    if join == "all":
-        assert {1, 2} <= {thread.depth for thread in threads}
-    else:
+    assert {1, 2} <= {thread.depth for thread in threads}
+    if join == "any":
         assert sum(thread.status == Status.CANCELLED for thread in threads) > 8
     assert sum(len(t.spawns) for t in threads) > 8
     for thread in threads:

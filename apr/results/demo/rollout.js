@@ -10,6 +10,7 @@ class Rollout {
     Object.assign(this, { language, limits, request, open, close });
     this.threads = []; // in the order in which they were spawned
     this.live = []; // those that sample at the next step
+    this.joining = []; // those whose children have all ended in this one
     this.steps = 0;
     this.start(this.begin(request.prompt, [], limits.tokens, null));
   }
@@ -21,7 +22,7 @@ class Rollout {
   begin(prompt, path, budget, parent) {
     const thread = { prompt: prompt.length, ids: [...prompt], path, budget, parent, index: this.threads.length,
                      sampled: 0, handed: prompt.length, status: "running", reason: "", spawned: [], left: 0, returned: [],
-                     most: null, cached: 0, cache: null, end: this.steps,
+                     until: parent?.until ?? Infinity, cached: 0, cache: null, end: this.steps,
                      parts: [{ start: this.steps, from: 0, read: prompt.length, children: [] }] };
     this.threads.push(thread);
     return thread;
@@ -30,6 +31,7 @@ class Rollout {
   start(thread) {
     if (thread.budget < 1) return this.finish(thread, "cancelled", "no tokens left to sample");
     if (thread.ids.length >= this.limits.window) return this.finish(thread, "truncated", "the prompt fills the window");
+    if (this.steps >= thread.until) return this.finish(thread, "cancelled", OUTRUN);
     thread.key = seedOf(this.request.seed, this.request.id, thread.path);
     thread.cache = this.open();
     this.resume(thread);
@@ -51,11 +53,12 @@ class Rollout {
     const stopped = live.filter(thread => stops(thread) || thread.ids.length >= thread.limit);
     this.live = live.filter(thread => !stopped.includes(thread));
     for (const thread of stopped) this.stopped(thread, stops(thread));
-    // A sibling that has returned something cuts those that go on to its length.
-    for (const thread of this.live.filter(thread => thread.most !== null)) {
+    // What a sibling that has returned something leaves no further step; then who has no child left goes on.
+    for (const thread of this.live.filter(thread => thread.until <= this.steps)) {
       this.live.splice(this.live.indexOf(thread), 1);
       this.stopped(thread, false);
     }
+    while (this.joining.length) this.join(this.joining.shift());
     for (const thread of this.threads) if (["running", "waiting"].includes(thread.status)) thread.end = this.steps;
   }
 
@@ -105,13 +108,20 @@ class Rollout {
     if (status !== "done") thread.returned = nothing;
     parent.budget += thread.budget;
     if (this.request.join === "any" && status === "done" && thread.returned.join() !== nothing.join())
-      for (const sibling of parent.spawned.at(-1)) if (this.live.includes(sibling)) sibling.most = thread.sampled;
-    if (!--parent.left) this.join(parent);
+      for (const sibling of parent.spawned.at(-1)) this.outrun(sibling);
+    if (!--parent.left) this.joining.push(parent);
+  }
+
+  /* A thread, and all below it, have no step after this one. */
+  outrun(thread) {
+    thread.until = Math.min(thread.until, this.steps);
+    for (const child of thread.spawned.flat()) this.outrun(child);
   }
 
   join(thread) {
     const joined = this.language.joined(thread.spawned.at(-1).map(child => child.returned));
     const from = thread.ids.length;
+    if (this.steps >= thread.until) return this.finish(thread, "cancelled", OUTRUN);
     if (thread.budget < 1) return this.finish(thread, "truncated", "no tokens left");
     if (from + joined.length >= this.limits.window)
       return this.finish(thread, "truncated", "joined messages do not fit the window");

@@ -62,7 +62,7 @@ class Solver(TraceMethod):
     spawn_depth: Natural = 0
     """`apr`: deepest node (that a thread begins with = 0) whose children may be spawned."""
     depth: Annotated[int, Field(ge=1, le=5)] = 1
-    """`apr`: how deep threads may nest. 1: only the root spawns; 2: its children do as it does, with its beam; ..."""
+    """`apr`: how deep threads nest. 1: only the root spawns; 2: its children do as it does, with its beam."""
 
     @property
     def spawns(self) -> int:

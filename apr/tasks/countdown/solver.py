@@ -121,7 +121,8 @@ def solve(language: Language, problem: Problem, method: Solver, max_value: int |
         ctypes.byref(settings), numbers.buffer_info()[0], len(numbers), problem.target, UNIFORM(rng.random)
     )
     threads, above, said = list[TraceThread](), 0, _said(language)
-    for level in takewhile(lambda level: level.marks.size, map(levels.__getitem__, range(settings.depth + 1))):
+    reached = (levels[nested] for nested in range(settings.depth + 1))
+    for level in takewhile(lambda level: level.marks.size, reached):
         (ids, ends), first, start, born = said.text(level.text), 0, 0, len(threads)
         for parent, _, last, solved in level.marks.read(4).reshape(-1, 4).tolist():
             end, place = ends[last - 1], parent if parent < 0 else above + parent
@@ -137,9 +138,10 @@ def solve_given(
 ) -> Trace:
     """Returns a trace of the solver given that it `wanted` so many children, by rejection.
 
-    The root's, that is: who spawns below is asked for nothing. Of a problem that never has that many, or not in
-    `ATTEMPTS` draws, the trace with the closest number (the smaller of two). Where only the root's first node can spawn, beams that cannot give the number are not
-    tried: its children are then the node's successors, if it has two, or none.
+    The root's children, that is: who spawns below is asked for nothing. Of a problem that never has that
+    many, or not in `ATTEMPTS` draws, the trace with the closest number (the smaller of two). Where only the
+    root's first node can spawn, beams that cannot give the number are not tried: its children are then the
+    node's successors, if it has two, or none.
     """
 
     def draw(beam: int, rng: Random, **update: float) -> Trace:

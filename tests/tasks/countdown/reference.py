@@ -45,7 +45,7 @@ def expand(state, target, beam, max_value, heuristic):
 
 
 class Reference:
-    """`threads` of one trace: parent, steps of text, and whether it solves; level by level, the root first."""
+    """`threads` of one trace, level by level: parent, steps of text, and whether it solves."""
 
     def __init__(self, problem, method, max_value, rng):
         self.target, self.method, self.rng = problem.target, method, rng
@@ -61,7 +61,8 @@ class Reference:
             own = own if isinstance(own, tuple) else (beam, max(beam, own))
             self.inner, self.depth = (rng.randint(*own), method.child_promising), method.depth
         numbers = " ".join(map(str, problem.numbers))
-        tree = self.thread(f"<root> {self.target} :0 {numbers} go", "answer", 0, [], [], problem.numbers)
+        prompt = f"<root> {self.target} :0 {numbers} go"
+        tree = self.thread(prompt, "answer", 0, [], [], problem.numbers)
         self.threads, level = [], [(-1, tree)]
         while level:
             first = len(self.threads)

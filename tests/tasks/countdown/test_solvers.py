@@ -104,10 +104,10 @@ NESTED = [
     (-1, True, "<root> 10 :0 1 2 4 4 go spawn 10 :1 #2 2 * 1 = 2 4 4 #1 4 + 1 = 5 2 4 run "
                "joined none joined 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 resume "
                "answer 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 end"),
-    (0, False, "<child> 10 :1 2 * 1 = 2 4 4 go spawn 10 :1 2 * 1 = 2 4 4 :2 #2 4 / 4 = 1 2 #1 4 - 2 = 2 4 run "
-               "joined none joined none resume join none end"),
-    (0, True, "<child> 10 :1 4 + 1 = 5 2 4 go spawn 10 :1 4 + 1 = 5 2 4 :2 #2 4 - 2 = 2 5 #1 5 * 2 = 10 4 run "
-              "joined 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 joined none resume "
+    (0, False, "<child> 10 :1 2 * 1 = 2 4 4 go spawn 10 :1 2 * 1 = 2 4 4 :2 "
+               "#2 4 / 4 = 1 2 #1 4 - 2 = 2 4 run joined none joined none resume join none end"),
+    (0, True, "<child> 10 :1 4 + 1 = 5 2 4 go spawn 10 :1 4 + 1 = 5 2 4 :2 #2 4 - 2 = 2 5 #1 5 * 2 = 10 4 "
+              "run joined 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 joined none resume "
               "join 4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10 end"),
     (1, False, "<child> 10 :1 2 * 1 = 2 4 4 :2 4 / 4 = 1 2 go + 3 < - 1 < * 2 < / 2 < join none end"),
     (1, False, "<child> 10 :1 2 * 1 = 2 4 4 :2 4 - 2 = 2 4 go + 6 < - 2 < * 8 < / 2 < join none end"),
@@ -137,7 +137,8 @@ SOLVERS = st.builds(
     beam=st.tuples(st.integers(1, 12), st.integers(1, 12)).map(lambda ends: tuple(sorted(ends))),
     middle_share=SHARES, heuristic=st.sampled_from(get_args(Heuristic)),
     max_value=st.sampled_from([None, 20, 1000]),
-    child_beam=st.integers(1, 15) | st.just((1, 3)), depth=st.integers(1, 3), spawn_depth=st.integers(0, 2), promising=SHARES, child_promising=SHARES,
+    child_beam=st.integers(1, 15) | st.just((1, 3)), depth=st.integers(1, 3), spawn_depth=st.integers(0, 2),
+    promising=SHARES, child_promising=SHARES,
 )  # fmt: skip
 NUMBERS = st.lists(st.integers(0, 99), min_size=2, max_size=4) | st.lists(
     st.integers(0, 15_000), min_size=2, max_size=4

@@ -24,6 +24,7 @@ from apr.training.rl.agreement import Agreement, agreement
 from apr.training.rl.algorithm import Group, Step
 from apr.training.rl.credit import CREDITS
 from apr.training.rl.credit.difference import differences
+from apr.training.rl.packing import pack
 from apr.training.rl.rewards import REWARDS
 from tests.tasks.test_toy import VALUES
 
@@ -198,6 +199,74 @@ def test_a_credit_by_hand(asked, credit):
     if credit == "difference":  # a child's is its advantage as it is
         expected = [[root, *given_[1:]] for (root, *_), given_ in zip(expected, BY_HAND[credit], strict=True)]
     assert CREDITS[credit](*asked) == expected
+
+
+LOST = "none"
+
+
+@pytest.fixture
+def nested(params):
+    """A rollout of 1 2 4 4 -> 10 whose children spawn, and one in which who solves it says "none"."""
+    values = params.model_dump()
+    values["problems"]["numbers"] = 4
+    problem, task = Problem("p", (1, 2, 4, 4), 10), open_task(parse_params(values))
+    sums, found = ("2 * 1 = 2 4 4", "4 + 1 = 5 2 4"), "4 + 1 = 5 , 4 - 2 = 2 , 5 * 2 = 10"
+    below = (("4 / 4 = 1 2", "4 - 2 = 2 4"), ("4 - 2 = 2 5", "5 * 2 = 10 4"))
+
+    def asks(path, states, returned):
+        counted = " ".join(f"#{2 - place} {state}" for place, state in enumerate(states))
+        return f"spawn {path} {counted} run | joined {returned[0]} joined {returned[1]} resume |"
+
+    def rollout(said):
+        texts = [f"<root> 10 :0 1 2 4 4 go | {asks('10 :1', sums, (LOST, said))} answer {said} end"]
+        for state, states, first in zip(sums, below, (LOST, said), strict=True):
+            spawn = asks(f"10 :1 {state} :2", states, (first, LOST))
+            texts.append(f"<child> 10 :1 {state} go | {spawn} join {first} end")
+        texts += [f"<child> 10 :1 {state} :2 {own} go | join {said if own == '4 - 2 = 2 5' else LOST} end"
+                  for state, states in zip(sums, below, strict=True) for own in states]  # fmt: skip
+        whole = tree(task.language, *texts)
+        for index, thread in enumerate(whole.threads[1:], 1):
+            thread.parent = (index - 1) // 2
+            thread.depth = 1 + (index > 2)
+        for parent, thread in enumerate(whole.threads[:3]):
+            at = thread.ids.index(task.language.syntax.run) + 1
+            thread.spawns = [Spawn(at, [2 * parent + 1, 2 * parent + 2])]
+        return whole
+
+    rollouts = [rollout(found), rollout(LOST)]
+    verdicts = [judge(task, problem, rollout) for rollout in rollouts]
+    assert [verdict.strict for verdict in verdicts] == [True, False]
+    assert rollouts[0].usage.depth == 2 and rollouts[0].usage.children == 6
+    return Group(problem, rollouts, verdicts, [1.0, 0.0]), Step(0, 2, params.rl.policies["apr"], task)
+
+
+def test_credits_of_nested_threads_by_hand(nested):
+    """2 4 4 makes 10, which the first child does not find: it asks for 1 2 and for 2 4, which do not. Of the
+    second's children 2 5 does and 10 4 does not, as both say; in the other rollout 2 5 says "none"."""
+    labels = [list(label_children(nested[1].task, nested[0].problem, rollout).values())
+              for rollout in nested[0].rollouts]  # fmt: skip
+    assert [[label.worth for label in own] for own in labels] == [[1, 1, 0, 0, 1, 0]] * 2
+    assert [[label.right for label in own] for own in labels] == [[0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 1]]
+    one = 0.5 / (0.5**0.5 + 1e-4)  # of 1 and 0: mean 1/2, deviation sqrt(1/2)
+    # Children 0 1 0 0: mean 1/4, deviation sqrt(3/4 / 3). Theirs, seven times 1 and 0: 7/8, sqrt(7/8 / 7).
+    child = [gap / (0.5 + 1e-4) for gap in (-0.25, 0.75)]
+    below = [gap / (0.125**0.5 + 1e-4) for gap in (-0.875, 0.125)]
+    # For the oracle those are worth 0 3/2 0 1/2: mean 1/2, deviation sqrt(3/2 / 3); the roots 2 and 1.
+    asking = [gap / (0.5**0.5 + 1e-4) for gap in (-0.5, 1.0, -0.5, 0.0)]
+    found, lost = [below[1]] * 4, [below[1], below[1], below[0], below[1]]
+    expected = {
+        "broadcast": [[one] * 7, [-one] * 7],
+        "own": [[one, child[0], child[1], *found], [-one, child[0], child[0], *lost]],
+        "difference": [[one, 0, 1, 0, 0, 1, 0], [-one, *[0] * 6]],
+        "oracle": [[one, *asking[:2], *found], [-one, *asking[2:], *lost]],
+    }
+    for name, lists in expected.items():
+        assert CREDITS[name](*nested) == [pytest.approx(own, rel=1e-5, abs=1e-6) for own in lists], name
+    row = pack(nested[0].rollouts[0], expected["own"][0])
+    threads = nested[0].rollouts[0].threads
+    assert row.positions == [place for thread in threads for place in range(len(thread.ids))]
+    given_ = [value for thread, value in zip(threads, expected["own"][0], strict=True) for _ in thread.ids]
+    assert row.advantages == given_[threads[0].prompt_length :]
 
 
 def test_the_numbers_of_own_once_more(asked):
