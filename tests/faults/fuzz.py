@@ -165,9 +165,9 @@ def check(task: Task, limits: Limits, problem: Problem, rollout: Rollout) -> str
         task.verify(problem, thread.ids)
     assert row.reason and row.status in ("done", "malformed", "truncated")
     assert (row.status == "done") == (row.answer is not None) and row.lenient >= row.strict
-    spawned = {(thread.index, child, thread.depth + 1)
-               for thread in rollout.threads for spawn in thread.spawns for child in spawn.children}  # fmt: skip
-    assert spawned == {(thread.parent, thread.index, thread.depth) for thread in rollout.threads[1:]}
+    spawned = [(thread.index, child, thread.depth + 1)
+               for thread in rollout.threads for spawn in thread.spawns for child in spawn.children]
+    assert spawned == [(thread.parent, thread.index, thread.depth) for thread in rollout.threads[1:]]
     counted = ledger(rollout)
     assert counted["threads"] == len(rollout.threads) == counted["children"] + 1
     return "solved" if row.strict else row.status
