@@ -12,8 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from apr.core.files import write_text
-from apr.core.params import PRETRAINED, Params
-from apr.core.settings import read_yaml
+from apr.core.params import PRETRAINED, Params, layers_of
 from apr.pipeline.code import Code
 from apr.pipeline.plan import load_scale, root_of, scales
 from apr.pipeline.stages import STAGES, Stage, writers_of
@@ -41,12 +40,13 @@ def documents(repository: Path = Path()) -> dict[str, str]:
     yaml, found = YAML(), dict[str, str]()
     yaml.default_flow_style, yaml.width = None, 110
     for scale in scales(repository):
-        root, preset, params = root_of(scale), {}, load_scale(scale, repository)
+        root, presets, params = root_of(scale), {}, load_scale(scale, repository)
         if root:
-            preset = read_yaml(repository / f"presets/{scale}.yaml")
+            layers = layers_of(repository / f"presets/{scale}.yaml")
+            presets = {f"presets/{path.name}": values for path, values in layers}
             found |= {f"{root}{file}": (repository / file).read_text() for file in PROJECT}
         deps = {name: packages(repository, code.of(*its.modules(params))) for name, its in STAGES.items()}
-        stages = {name: declaration(stage, scale, params, preset, deps[name])
+        stages = {name: declaration(stage, scale, params, presets, deps[name])
                   for name, stage in STAGES.items() if list(stage.each(params))}
         yaml.dump({"stages": stages, "plots": plots}, text := StringIO())
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
@@ -55,19 +55,20 @@ def documents(repository: Path = Path()) -> dict[str, str]:
 
 
 def declaration(
-    stage: Stage, scale: str, params: Params, preset: Mapping[str, Any], code: list[str]
+    stage: Stage, scale: str, params: Params, presets: Mapping[str, Any], code: list[str]
 ) -> dict[str, Any]:
-    """Returns a stage as DVC wants it. Results of the default scale are in git, not in DVC's cache."""
+    """Returns a stage as DVC wants it, by the `presets` that its scale consists of. Results of the default
+    scale are in git, not in DVC's cache."""
     up, to, config = "", "", ""
     if root_of(scale):
         up, to, config = "../../", "cd ../.. && ", f"--config scale={scale} "
     settings, rule = stage.keys(params), f"all_{stage.name}"
-    own = [key for key in settings if sets(preset, key)]
     keys = CommentedSeq(settings)
     if up:
         keys = CommentedSeq([{f"{up}params.yaml": settings}])
-    if own:
-        keys.append({f"{up}presets/{scale}.yaml": own})
+    for path, preset in presets.items():
+        if own := [key for key in settings if sets(preset, key)]:
+            keys.append({f"{up}{path}": own})
     keys.fa.set_flow_style()
     tracked = {out: out for other in STAGES.values() for out in other.tracked}
     parts = list(stage.parts(params)) if stage.parts else []

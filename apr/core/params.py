@@ -1,7 +1,7 @@
 """`params.yaml` as typed, validated values: one class per section, one section per stage.
 
 `load_params` is the only reader. A preset (`presets/NAME.yaml`) overlays the default scale key by
-key; one that names a `task` replaces what is a task's own (`OF_TASK`).
+key, or another preset (`over`); one that names a `task` replaces what is a task's own (`OF_TASK`).
 """
 
 import os
@@ -10,9 +10,18 @@ from functools import cache
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from apr.core.errors import ParamsError, quoted
 from apr.core.settings import (
@@ -30,6 +39,7 @@ from apr.core.settings import (
     Temperature,
     Text,
     Url,
+    is_name,
     overlay,
     read_yaml,
     refusal,
@@ -90,10 +100,42 @@ class TraceMethod(Section):
         return "children" if self.spawns else "tokens"
 
 
+class Mixture(Section):
+    """Demonstrations of several methods, each problem's by one of them: one model that knows all their forms.
+
+    A condition says which is asked for: children up to `grammar.max_children`, or tokens, if it is more.
+    """
+
+    shares: Annotated[dict[str, Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2)]
+    """By method: the share of the problems that it demonstrates. They add up to 1."""
+
+
+def _mixes(entry: Any) -> str:
+    mixture = isinstance(entry, Mixture) or (isinstance(entry, Mapping) and "shares" in entry)
+    return "[mixture]" if mixture else "[method]"
+
+
+def methods_of(kind: Any) -> Any:
+    """Returns the type of `traces.methods` where `kind` is a solver's settings."""
+    either = Annotated[Annotated[kind, Tag("[method]")] | Annotated[Mixture, Tag("[mixture]")],
+                       Discriminator(_mixes)]  # fmt: skip
+    return Annotated[Entries[either], Field(min_length=1)]
+
+
 class Traces(Section):
     problems: Positive
     """Training problems that are demonstrated, by each method."""
-    methods: Annotated[Entries[TraceMethod], Field(min_length=1)]
+    methods: Annotated[Entries[TraceMethod | Mixture], Field(min_length=1)]
+
+    def parts(self, name: str) -> dict[str, TraceMethod]:
+        """Returns the methods that a method is a mixture of, or itself."""
+        method = self.methods[name]
+        parts = method.shares if isinstance(method, Mixture) else [name]
+        return {part: cast(TraceMethod, self.methods[part]) for part in parts}
+
+    def spawns(self, name: str) -> int:
+        """Returns how many threads a method spawns at a time, at most."""
+        return max(part.spawns for part in self.parts(name).values())
 
 
 class Model(Section):
@@ -159,6 +201,8 @@ class Policy(Section):
     method: str
     children: Natural | None = None
     """Condition on this number of children in every prompt; null leaves prompts unconditioned."""
+    tokens: Positive | None = None
+    """Condition on this budget of tokens instead, where the method has serial demonstrations."""
     kl: Real = 0.001
     """KL coefficient (paper: 0.001 APR, 0.01 SoS+)."""
     steps: Positive | None = None
@@ -167,8 +211,15 @@ class Policy(Section):
     """What a rollout is worth: a file of `apr/training/rl/rewards`."""
     reward_weight: Share = 0.2
     """How much of a solved problem's worth `critical_path` and `parallel` give to the shape of a rollout."""
+    anneal_share: Share = 1.0
+    """Share of the steps over which the bonus of `parallel` falls to nothing."""
     credit: Literal["broadcast", "own", "difference", "oracle"] = "broadcast"
     """What of it each thread is given: a file of `apr/training/rl/credit`."""
+
+    @property
+    def amount(self) -> int | None:
+        """What its prompts ask for, of children or of tokens."""
+        return self.tokens if self.children is None else self.children
 
 
 class RolloutServers(Section):
@@ -286,6 +337,12 @@ class Params(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
         methods = set(self.traces.methods)
+        for name, mixture in self.traces.methods.items():
+            if isinstance(mixture, Mixture):
+                plain = {other for other, its in self.traces.methods.items() if isinstance(its, TraceMethod)}
+                _require({*mixture.shares} <= plain and abs(sum(mixture.shares.values()) - 1) < 1e-9,
+                         f"traces.methods.{name}.shares", mixture.shares,
+                         f"shares of {', '.join(sorted(plain))} that add up to 1")
         _require(self.traces.problems <= self.problems.train, "traces.problems", self.traces.problems,
                  f"at most problems.train = {self.problems.train}")
         _require(self.eval.problems <= self.problems.test, "eval.problems", self.eval.problems,
@@ -298,18 +355,21 @@ class Params(Section):
                  f"a divisor of model.heads = {self.model.heads}")
         _require((self.engine.backend == "slots") == (not self.engine.endpoints), "engine.endpoints",
                  self.engine.endpoints, "URLs where engine.backend is vllm or sglang, and only there")
-        for name, method in self.traces.methods.items():
-            _require(method.spawns <= self.grammar.max_children, f"traces.methods.{name}", method.spawns,
+        for name in methods:
+            spawns = self.traces.spawns(name)
+            _require(spawns <= self.grammar.max_children, f"traces.methods.{name}", spawns,
                      f"to spawn at most grammar.max_children = {self.grammar.max_children} at a time")
         _require(methods == set(self.sft.tokens), "sft.tokens", sorted(self.sft.tokens),
                  f"one entry for each of traces.methods: {sorted(methods)}")
         for name, policy in self.rl.policies.items():
             _require(policy.method in methods, f"rl.policies.{name}.method", policy.method,
                      f"one of {sorted(methods)}")
-            parallel = self.traces.methods[policy.method].spawns
-            most = self.grammar.max_children if parallel else -1
+            most = self.grammar.max_children if self.traces.spawns(policy.method) else -1
             _require(policy.children is None or policy.children <= most, f"rl.policies.{name}.children",
                      policy.children, "null, or with a method that spawns at most grammar.max_children")
+            _require(policy.tokens is None or (policy.children is None and self.condition_kind(
+                policy.method, policy.tokens) == "tokens"), f"rl.policies.{name}.tokens", policy.tokens,
+                "null, or with a method that has serial demonstrations, and without children")  # fmt: skip
             _require(policy.credit not in LABELLED or task_class(self.task).needs,
                      f"rl.policies.{name}.credit", policy.credit,
                      f"one without labels of children, of which the task {self.task} has none")
@@ -323,11 +383,18 @@ class Params(Section):
                 _require(model in allowed, f"eval.sweeps.{name}.models", model,
                          f"for stage {stage}: {sorted(allowed)}")
                 method = model if stage == "sft" else self.rl.policies[model].method
-                unit = self.traces.methods[method].counts
-                low, most = (0, self.grammar.max_children) if unit == "children" else (1, MOST)
-                for amount in sweep.conditions:
-                    _require(amount is None or low <= amount <= most, f"eval.sweeps.{name}.conditions",
-                             amount, f"for {stage}/{model}: {low} to {most} {unit}")
+                for amount in (amount for amount in sweep.conditions if amount is not None):
+                    unit = self.condition_kind(method, amount)
+                    low, most = (0, self.grammar.max_children) if unit == "children" else (1, MOST)
+                    _require(low <= amount <= most, f"eval.sweeps.{name}.conditions", amount,
+                             f"for {stage}/{model}: {low} to {most} {unit}")
+
+    def condition_kind(self, method: str, amount: int) -> Literal["tokens", "children"]:
+        """Returns what so much counts in a prompt for the model of a method."""
+        counted = {part.counts for part in self.traces.parts(method).values()}
+        if len(counted) == 1:
+            return counted.pop()
+        return "children" if amount <= self.grammar.max_children else "tokens"
 
 
 def task_class(name: Any) -> Any:
@@ -346,8 +413,7 @@ def task_class(name: Any) -> Any:
 @cache
 def _params_class(own: Any) -> type[Params]:
     """`Params` with the sections that a task has of its own."""
-    methods = Annotated[Entries[own.Method], Field(min_length=1)]
-    traces = create_model("Traces", __base__=Traces, methods=(methods, ...))
+    traces = create_model("Traces", __base__=Traces, methods=(methods_of(own.Method), ...))
     return create_model("Params", __base__=Params, problems=(own.Settings, ...), traces=(traces, ...))
 
 
@@ -370,15 +436,29 @@ def parse_params(values: Mapping[str, Any], source: str = "params") -> Params:
         raise ParamsError(f"{source}: {error}") from None
 
 
+def layers_of(preset: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Returns the presets that one consists of, by their files: that which it says it goes over (`over`), if
+    it says so, and itself. Raises `ParamsError`."""
+    values = read_yaml(preset)
+    if (name := values.pop("over", None)) is None:
+        return [(preset, values)]
+    below = preset.parent / f"{name}.yaml"
+    known = isinstance(name, str) and is_name(name) and below.is_file()
+    under = read_yaml(below) if known else {"over": name}
+    _require("over" not in under, f"{preset}: over", name, "another preset, which goes over none itself")
+    return [(below, under), (preset, values)]
+
+
 def load_params(path: str | Path, preset: str | Path | None = None) -> Params:
-    """The validated parameters of `path`, with the preset file `preset` put over them if given.
+    """The validated parameters of `path`, with the preset file `preset` put over them if given, and before it
+    that which this one goes over.
 
     Files that they name are there, beside `path`. Raises `ParamsError`.
     """
-    values, source = read_yaml(path), str(preset or path)
-    over = read_yaml(preset) if preset else {}
+    merged, source = read_yaml(path), str(preset or path)
     try:
-        merged = overlay(values, over, OF_TASK if "task" in over else ())
+        for _, over in layers_of(Path(preset)) if preset else []:
+            merged = overlay(merged, over, OF_TASK if "task" in over else ())
     except RecursionError:  # an alias inside its own anchor
         raise ParamsError(f"{source}: a section that holds itself") from None
     params = parse_params(merged, source)

@@ -129,7 +129,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def refusal(error: ValidationError) -> str:
     """Returns the first of what a value was refused for: key, value and what is allowed."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("["))
     match first["type"]:
         case "extra_forbidden":
             return f"{key}: unknown key"

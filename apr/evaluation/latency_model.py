@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -55,7 +56,12 @@ class Costs(NamedTuple):
 
 def _at(table: Mapping[int, float], size: int, beyond: bool = True) -> float:
     """Between the entries along a line, and so beyond the last, or like the last."""
-    sizes, seconds = np.array(list(table)), np.array(list(table.values()))
+    return _between(tuple(table.items()), size, beyond)
+
+
+@lru_cache(maxsize=10_000)  # a replay asks for the same few sizes again and again
+def _between(table: tuple[tuple[int, float], ...], size: int, beyond: bool) -> float:
+    sizes, seconds = map(np.array, zip(*table, strict=True))
     if size <= sizes[-1] or len(sizes) == 1 or not beyond:
         return float(np.interp(size, sizes, seconds))
     slope = max(0.0, (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]))
@@ -94,8 +100,9 @@ class _Running:
     """Children that have not ended."""
 
 
-def replay(threads: Sequence[Sequence[Part]], costs: Costs, devices: int) -> float:
-    """Returns the seconds from the first token that the root reads to the last that is sampled."""
+def replay(threads: Sequence[Sequence[Part]], costs: Costs, devices: int, roots: int = 1) -> float:
+    """Returns the seconds from the first token that a root reads to the last that is sampled; the first
+    threads are `roots`, which begin together."""
     clocks, running = [0.0] * devices, list[_Running]()
 
     def go_on(thread: _Running, now: float) -> None:
@@ -108,7 +115,8 @@ def replay(threads: Sequence[Sequence[Part]], costs: Costs, devices: int) -> flo
             if not thread.parent.waits:
                 go_on(thread.parent, now)
 
-    go_on(_Running(list(threads[0]), 0), 0.0)
+    for root in range(roots):
+        go_on(_Running(list(threads[root]), root % devices), 0.0)
     while running:
         busy = {thread.device for thread in running}
         for device in busy:

@@ -38,9 +38,9 @@ class ModelId(NamedTuple):
         """Returns the method of the traces that it learnt from, before RL too."""
         return params.rl.policies[self.name].method if self.phase == "rl" else self.name
 
-    def condition_kind(self, params: Params) -> Literal["tokens", "children"]:
+    def condition_kind(self, params: Params, amount: int) -> Literal["tokens", "children"]:
         """Returns what a condition counts: children where the solver spawns, tokens where it is serial."""
-        return params.traces.methods[self.method(params)].counts
+        return params.condition_kind(self.method(params), amount)
 
 
 def evaluated(params: Params) -> list[ModelId]:
@@ -50,9 +50,11 @@ def evaluated(params: Params) -> list[ModelId]:
 
 
 def teachers(params: Params) -> list[str]:
-    """The methods whose solver is evaluated beside their SFT model: those that an RL policy starts from."""
+    """The methods whose solver is evaluated beside their SFT model: those that an RL policy starts from, and
+    that have a solver of their own."""
     trained = {policy.method for policy in params.rl.policies.values()}
-    return [name for phase, name in evaluated(params) if phase == "sft" and name in trained]
+    return [name for phase, name in evaluated(params) if phase == "sft" and name in trained
+            and [*params.traces.parts(name)] == [name]]  # fmt: skip
 
 
 def timed(params: Params) -> list[ModelId]:
@@ -94,7 +96,7 @@ def first_problems(task: Task, path: Path, count: int) -> list[Problem]:
 
 def point_columns(params: Params, model: ModelId, problem: Problem, point: Point) -> dict[str, Any]:
     """Returns the columns `model` to `sample` and `join` of an evaluation; `stage` is the model's phase."""
-    kind = None if point.condition is None else model.condition_kind(params)
+    kind = None if point.condition is None else model.condition_kind(params, point.condition)
     return {"model": model.name, "stage": model.phase, "problem_id": problem.id, "condition_kind": kind,
             "condition_amount": point.condition, "temperature": point.temperature, "sample": point.sample,
             "join": point.join}

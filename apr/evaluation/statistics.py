@@ -4,6 +4,7 @@ Every statistic of the paper is a mean over problems of something that each prob
 bootstrap resamples problems; all statistics of one number of problems share the same resamples.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations
@@ -96,6 +97,33 @@ def cons_at(n: int, labels: np.ndarray, right: np.ndarray) -> np.ndarray:
         voted = np.take_along_axis(votes, winner, axis=1)[:, 0] > 0
         total += voted & np.take_along_axis(right[:, subset], winner, axis=1)[:, 0]
     return total / len(subsets)
+
+
+def stop_at(agree: int, labels: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Consensus that stops early: samples one after another until so many `agree`, by problem and order.
+
+    Returns whether the answer is right, and how many samples it took, both (problems, samples): order i
+    begins with sample i and goes round. Where no answer gets so many votes all samples are taken, and the
+    most votes decide as in `cons_at`.
+    """
+    solved, taken = np.zeros(labels.shape, bool), np.full(labels.shape, labels.shape[1])
+    for problem, first in np.ndindex(labels.shape):
+        votes = Counter[int]()
+        for count, label in enumerate(np.roll(labels[problem], -first).tolist(), start=1):
+            votes[label] += label >= 0
+            if votes[label] == agree:
+                taken[problem, first] = count
+                break
+        winner, most = votes.most_common(1)[0]
+        solved[problem, first] = most > 0 and right[problem, labels[problem] == winner].any()
+    return solved, taken
+
+
+def most_at(n: int, values: np.ndarray) -> np.ndarray:
+    """The largest of n samples per problem, as a mean over all n-subsets of `values` (problems, samples)."""
+    samples = values.shape[1]
+    share = [comb(place, n - 1) / comb(samples, n) for place in range(samples)]
+    return np.sort(values, axis=1) @ np.array(share)
 
 
 def pass_at(n: int, right: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def make_request(
     """
     condition = None
     if point.condition is not None:
-        condition = Condition(model.condition_kind(task.params), point.condition)
+        condition = Condition(model.condition_kind(task.params, point.condition), point.condition)
     prompt = prompt_of(task, problem, condition)
     name = f"{problem.id}/{point.condition}/{point.temperature}/{point.sample}"
     seed = derive_seed(task.params.seed, "evaluate", problem.id, point.sample)

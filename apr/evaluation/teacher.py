@@ -41,9 +41,8 @@ def evaluate_teacher(params: Params, method: str, problems: Path, tokenizer: Pat
 def teacher_points(params: Params, method: str) -> list[Point]:
     """The points of `evaluate_teacher`."""
     found = [Point(None, 0.0, sample) for sample in range(SAMPLES)]
-    model = ModelId("sft", method)
-    if model.condition_kind(params) == "children":
-        wanted = {point.condition for point in points(params, model)}
+    if params.traces.spawns(method):
+        wanted = {point.condition for point in points(params, ModelId("sft", method))}
         amounts = sorted(amount for amount in wanted if amount is not None)
         found += [Point(k, 0.0, sample) for k in amounts for sample in range(CONDITIONED_SAMPLES)]
     return found
@@ -51,7 +50,7 @@ def teacher_points(params: Params, method: str) -> list[Point]:
 
 def draw(task: Task, problem: Problem, point: Point, name: str) -> Trace:
     """One trace of the solver, at random; with a condition, in the prompt too, given that many children."""
-    method, children = task.params.traces.methods[name], point.condition
+    method, children = task.params.traces.parts(name)[name], point.condition
     if children is None:
         method = method.model_copy(update={"only_solved": False})
         return cast(Trace, draw_trace(task, problem, f"teacher/{name}/{point.sample}", method))

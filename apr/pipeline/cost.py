@@ -18,7 +18,7 @@ import torch
 
 from apr.core.errors import DataError, ParamsError
 from apr.core.files import read_json
-from apr.core.params import Params
+from apr.core.params import Mixture, Params
 from apr.engine.flops import DEVICES, Device, sizes_of
 from apr.evaluation.points import ModelId, Phase, Point, greedy_points, points, timed
 from apr.evaluation.teacher import as_rollout, draw, teacher_points
@@ -107,8 +107,14 @@ class Estimate:
     def _write(self, method: str, condition: int | None) -> np.ndarray:
         """Of rollouts that the solver writes under a condition, means: sampled tokens, all tokens, the sum of
         the threads' squared lengths, and sampled tokens that depend on each other."""
-        window = self.params.grammar.window
-        serial = ModelId("sft", method).condition_kind(self.params) == "tokens"
+        window, traces = self.params.grammar.window, self.params.traces
+        if isinstance(mixture := traces.methods[method], Mixture):
+            kind = None if condition is None else self.params.condition_kind(method, condition)
+            able = {part: mixture.shares[part] for part, its in traces.parts(method).items()
+                    if kind in (None, its.counts)}  # fmt: skip
+            means = [self._written(part, condition) for part in able]
+            return np.average(means, 0, weights=[*able.values()])
+        serial = not mixture.spawns
         point, cut = Point(condition, 0.0, 0), window
         if serial and condition:  # a budget only cuts
             point, cut = Point(None, 0.0, 0), min(window, condition)
@@ -133,7 +139,7 @@ class Estimate:
 
     def _rl(self, policy: str) -> Cost:
         rl, settings = self.params.rl, self.params.rl.policies[policy]
-        at, steps = [Point(settings.children, rl.temperature, 0)], settings.steps or rl.steps
+        at, steps = [Point(settings.amount, rl.temperature, 0)], settings.steps or rl.steps
         cost = self._decode(settings.method, at, rl.prompts * rl.group, steps)
         # The policy forward and backward in each update, the reference forward once; of every group, as if
         # each had a signal.

@@ -217,7 +217,7 @@ def keys_of(params: Params, names: Names) -> dict[str, set[str]]:
     policy = names.get("policy", model if phase == "rl" else None)
     sweeps = params.eval.sweeps.items()
     return {
-        "traces.methods": {names["method"]},
+        "traces.methods": {names["method"], *params.traces.parts(names["method"])},
         "sft.tokens": {names["method"]},
         "rl.policies": {policy} if policy else set(),
         "eval.sweeps": {name for name, sweep in sweeps if model in sweep.models and phase in sweep.stages},

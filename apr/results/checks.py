@@ -18,10 +18,9 @@ from apr.evaluation.points import ModelId, evaluated, greedy_points, point_colum
 from apr.evaluation.results import EVAL_SCHEMA, TIMED, percentiles
 from apr.evaluation.teacher import teacher_points
 from apr.language import Malformed
-from apr.results.claims.claims import CLAIMS
-from apr.results.claims.table import claim_row
+from apr.results.claims.table import claim_row, claims_of
 from apr.results.evidence import Row, csv_text, read_evidence
-from apr.results.figures.make import FIGURES, metrics_of
+from apr.results.figures.make import figures_of, metrics_of
 from apr.rollouts.rollout import Status
 from apr.rollouts.verdict import NO_SOLUTION
 from apr.tasks import open_task
@@ -159,10 +158,11 @@ def _check_times(where: str, entry: Mapping[str, Any], problems: Sequence[Proble
 
 def _check_numbers(params: Params, data: Path, results: Path, found: _Findings) -> None:
     """CSVs and metrics are those of the rows, and accuracies are shares."""
-    evidence = read_evidence(params, data / "eval", data / "latency.json", data / "teacher")
-    for exhibit in FIGURES:
+    paths = (data / name for name in ("eval", "latency.json", "teacher"))
+    evidence = read_evidence(params, *paths, training=data / "models")
+    for exhibit in figures_of(params):
         _check_csv(results / "figures" / f"{exhibit.name}.csv", exhibit.rows(evidence.fresh()), found)
-    _check_csv(results / "claims.csv", [claim_row(claim, evidence) for claim in CLAIMS], found)
+    _check_csv(results / "claims.csv", [claim_row(claim, evidence) for claim in claims_of(params)], found)
     path = results / "metrics.json"
     written = read_json(path)
     for name, value in metrics_of(evidence, data / "models").items():

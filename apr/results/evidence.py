@@ -1,6 +1,7 @@
 """What figures and claims are made of: cells of the evaluation, latencies, and a record of what they lack."""
 
 import csv
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -26,9 +27,11 @@ class Evidence:
     params: Params
     cells: Mapping[Key, Cell]
     latencies: Mapping[Key, Mapping[str, Any]]
-    """What `measure_latency` wrote of each greedy cell that it timed."""
+    """What `measure_latency` wrote of each greedy cell that it timed, and of its model's `costs`."""
     missing: list[Key | str] = field(default_factory=list)
     """What was asked for and not found."""
+    training: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    """The log of each policy's RL, a row per step."""
 
     @property
     def bootstrap(self) -> tuple[int, int]:
@@ -114,12 +117,13 @@ def read_csv(path: Path) -> list[Row]:
 
 def read_evidence(
     params: Params, evaluations: Path, latencies: Path, solvers: Path | None = None, *,
-    models: Iterable[ModelId] | None = None,
+    models: Iterable[ModelId] | None = None, training: Path | None = None,
 ) -> Evidence:
     """Returns the files of every job that the sweeps name, or of some `models`; a latency that was not
     measured is left out.
 
-    With `solvers` also what each teacher did, under stage "solver".
+    With `solvers` also what each teacher did, under stage "solver"; with `training`, the folder of models,
+    the logs of RL.
     Raises `DataError` if an evaluation is missing or broken.
     """
     paths = [evaluations / f"{model}.parquet" for model in (evaluated(params) if models is None else models)]
@@ -127,8 +131,14 @@ def read_evidence(
     measured = read_json(latencies)["models"] if latencies.is_file() else {}
     timed: dict[Key, Mapping[str, Any]] = {}
     for model in evaluated(params):
-        timed |= by_key(model.name, model.phase, measured.get(str(model), {}).get("conditions", ()))
-    return Evidence(params, read_cells(paths), timed)
+        its = measured.get(str(model), {})
+        entries = [entry | {"costs": its.get("costs")} for entry in its.get("conditions", ())]
+        timed |= by_key(model.name, model.phase, entries)
+    logs = {policy: training / "rl" / policy / "log.jsonl" for policy in params.rl.policies if training}
+    return Evidence(params, read_cells(paths), timed, training={
+        policy: [json.loads(line) for line in path.read_text().splitlines()]
+        for policy, path in logs.items() if path.is_file()
+    })  # fmt: skip
 
 
 def by_key(model: str, stage: str, entries: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:

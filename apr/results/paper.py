@@ -1,5 +1,8 @@
 """The paper's own numbers (arXiv 2504.15466), for reference marks: accuracies as shares."""
 
+POLICY = "apr"
+"""The entry of `rl.policies` that is the paper's APR: paid for the outcome, broadcast to all threads."""
+
 TEMPERATURES = (0.0, 0.1, 0.5, 1.0)
 
 FIG4A = {"APR at 20k tokens": 0.801, "SoS+ cons@7 at 20k": 0.666, "SoS+ pass@8 at 24k": 0.684}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from apr.core.errors import DataError
 from apr.core.files import atomic_path, count_rows
-from apr.core.params import Params, TraceMethod
+from apr.core.params import Mixture, Params, TraceMethod
 from apr.core.process import identity, work_for
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
@@ -49,6 +49,15 @@ def draw_trace(task: Task, problem: Problem, name: str, method: TraceMethod) -> 
     if not solved:
         return None if method.only_solved else traces[0]
     return min(solved, key=lambda trace: sum(len(thread.ends) for thread in trace))
+
+
+def demonstrator(task: Task, problem: Problem, name: str) -> str:
+    """Returns the method that demonstrates a problem: of a mixture, one of those that it mixes, at random."""
+    method = task.params.traces.methods[name]
+    if not isinstance(method, Mixture):
+        return name
+    rng = derive_rng(task.params.seed, "mixture", name, problem.id)
+    return rng.choices([*method.shares], [*method.shares.values()])[0]
 
 
 def draw_condition(task: Task, trace: Trace, method: TraceMethod, rng: Random) -> Condition | None:
@@ -99,8 +108,9 @@ def give_up(task: Task, root: TraceThread, budget: int) -> TraceThread:
 
 def trace_rows(task: Task, problem: Problem, name: str) -> list[dict[str, Any]]:
     """Returns the rows of one problem, without loss masks; none if a thread of its trace does not fit the
-    window."""
-    method, window = task.params.traces.methods[name], task.params.grammar.window
+    window. Those of a mixture are the rows of the method that demonstrates the problem."""
+    name = demonstrator(task, problem, name)
+    method, window = task.params.traces.parts(name)[name], task.params.grammar.window
     trace = draw_trace(task, problem, name, method)
     if trace is None:
         return []

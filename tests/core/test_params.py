@@ -83,6 +83,40 @@ def test_a_preset_that_names_a_task_says_anew_what_is_the_tasks(tmp_path):
         load_params(ROOT / "params.yaml", tmp_path / "same.yaml")
 
 
+def test_a_preset_may_go_over_another(tmp_path):
+    (tmp_path / "one.yaml").write_text("seed: 5\nrl: {steps: 7}")
+    (tmp_path / "two.yaml").write_text("over: one\nseed: 6")
+    params = load_params(ROOT / "params.yaml", tmp_path / "two.yaml")
+    assert (params.seed, params.rl.steps, params.rl.prompts) == (6, 7, 32)
+    for name in ("two", "three", "[1]", "../one"):
+        (tmp_path / "bad.yaml").write_text(f"over: {name}")
+        with pytest.raises(ParamsError, match=r"bad.yaml: over: .* allowed: another preset, which goes over"):
+            load_params(ROOT / "params.yaml", tmp_path / "bad.yaml")
+
+
+def test_a_mixture_knows_the_conditions_of_all_its_methods():
+    values = read_yaml(ROOT / "params.yaml")
+    values["traces"]["methods"]["mixed"] = {"shares": {"sos_plus": 0.7, "apr": 0.3}}
+    values["sft"]["tokens"]["mixed"] = 1000
+    values["rl"]["policies"]["mixed"] = {"method": "mixed", "tokens": 288}
+    values["eval"]["sweeps"]["mixed"] = {"models": ["mixed"], "stages": ["sft", "rl"],
+                                         "conditions": [None, 10, 64], "temperatures": [0.0]}  # fmt: skip
+    params = parse_params(values)
+    kinds = [params.condition_kind("mixed", amount) for amount in (0, 10, 11)]
+    assert kinds == ["children", "children", "tokens"] and params.condition_kind("sos_plus", 3) == "tokens"
+    assert params.traces.spawns("mixed") == 10 and params.rl.policies["mixed"].amount == 288
+    assert [*params.traces.parts("mixed")] == ["sos_plus", "apr"]
+    for policy in ({"tokens": 10}, {"tokens": 288, "children": 3}, {"tokens": 64, "method": "apr"}):
+        wrong = deepcopy(values)
+        wrong["rl"]["policies"]["mixed"] |= policy
+        with pytest.raises(ParamsError, match=r"policies.mixed.tokens: \d+ is not allowed; allowed: null, "):
+            parse_params(wrong)
+    for other, share in (("apr", 0.2), ("mixed", 0.3), ("nobody", 0.3)):
+        values["traces"]["methods"]["mixed"] = {"shares": {"sos_plus": 0.7, other: share}}
+        with pytest.raises(ParamsError, match=r"mixed.shares: .* allowed: shares of apr, sos, .* up to 1"):
+            parse_params(values)
+
+
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_are_valid(preset: Path):
     load_params(ROOT / "params.yaml", preset)

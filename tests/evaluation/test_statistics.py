@@ -9,11 +9,13 @@ import pytest
 from apr.evaluation.statistics import (
     cons_at,
     interval,
+    most_at,
     paired_difference,
     paired_ratio,
     pass_at,
     rank_correlation,
     solved_within,
+    stop_at,
     vote_labels,
 )
 
@@ -45,6 +47,28 @@ def test_cons_by_hand():
     # Pairs of problem 0: ab ab a- bb b- b-: ties go to the first sample, so 3 of 6 are right.
     assert cons_at(2, labels, RIGHT).tolist() == [3 / 6, 0, 3 / 6, 2 / 6]
     assert cons_at(4, labels, RIGHT).tolist() == [0, 0, 0, 0]
+
+
+def test_consensus_that_stops_early_by_hand():
+    """Orders of a problem begin with each of its samples in turn and go round."""
+    labels = vote_labels(ANSWERS)
+    solved, taken = stop_at(1, labels, RIGHT)
+    assert taken.tolist() == [[1, 1, 1, 2], [4] * 4, [1] * 4, [1, 2, 1, 1]]
+    assert solved.tolist() == [[1, 0, 0, 1], [0] * 4, [1, 0, 0, 0], [0, 1, 1, 0]]
+    solved, taken = stop_at(2, labels, RIGHT)
+    # abb-  bb-a  b-ab  -abb; none; abcc  bcca  ccab  cabc; b-ab  -abb  abb-  bb-a
+    assert taken.tolist() == [[3, 2, 4, 4], [4] * 4, [4, 3, 2, 4], [4, 4, 3, 2]]
+    assert not solved.any(), "two agree on b, on c, and on b; where they are right nobody agrees"
+    few = vote_labels([["a", "b", None], ["a", "b", "c"]])
+    solved, taken = stop_at(2, few, np.array([[0, 1, 0], [1, 0, 0]], bool))
+    assert (taken == 3).all() and solved.tolist() == [[0, 1, 0], [1, 0, 0]], "the answer that came first"
+
+
+def test_the_largest_of_n_samples_over_all_subsets():
+    values = np.array([[3, 1, 4, 1], [2, 7, 1, 8]])
+    for n in (1, 2, 3, 4):
+        expected = [np.mean([max(subset) for subset in combinations(row, n)]) for row in values.tolist()]
+        np.testing.assert_allclose(most_at(n, values), expected)
 
 
 @pytest.mark.parametrize("n", range(1, 7))

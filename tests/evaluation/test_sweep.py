@@ -31,7 +31,7 @@ def test_points_are_the_union_of_the_sweeps_and_greedy_decoding_has_one_sample(p
     ]  # fmt: skip
     assert points(params, ModelId("rl", "apr_max")) == [Point(3, 0.0, 0)]
     assert evaluated(params) == [("rl", "apr_max"), ("sft", "apr"), ("sft", "sos_plus")]
-    kinds = [model.condition_kind(params) for model in evaluated(params)]
+    kinds = [model.condition_kind(params, 3) for model in evaluated(params)]
     assert kinds == ["children", "children", "tokens"]
     with pytest.raises(ParamsError, match=r"eval.sweeps: rl/apr is not allowed; allowed: rl/apr_max, sft/ap"):
         points(params, ModelId("rl", "apr"))

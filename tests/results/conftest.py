@@ -24,8 +24,9 @@ def make_row(model, stage, problem, point, kind, **columns):
 
 def write_job(params, folder, stage, model, columns):
     """`columns(problem, point)` are what differs from a solved root."""
-    kind = ModelId(stage, model).condition_kind(params)
-    rows = [make_row(model, stage, problem, point, kind, **columns(problem, point))
+    its = ModelId(stage, model)
+    rows = [make_row(model, stage, problem, point, its.condition_kind(params, point.condition or 0),
+                     **columns(problem, point))
             for problem in range(params.eval.problems) for point in points(params, ModelId(stage, model))]
     write_rows(folder / "eval" / stage / f"{model}.parquet", rows, EVAL_SCHEMA)
 

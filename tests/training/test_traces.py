@@ -101,6 +101,26 @@ def test_token_budgets_cover_the_trace(tokenizer, train, tmp_path):
     assert 0.05 < cut[True] / len(rows) < 0.15 and 0.15 < cut[False] / len(rows) < 0.35
 
 
+def test_a_mixture_has_of_each_problem_the_rows_of_one_method(tokenizer, train, tmp_path):
+    values = small_params().model_dump()
+    values["traces"]["methods"]["mixed"] = {"shares": {"sos_plus": 0.7, "apr": 0.3}}
+    values["sft"]["tokens"]["mixed"] = 1
+    params = parse_params(values)
+    rows = {}
+    for method in ("mixed", "sos_plus", "apr"):
+        make_traces(params, method, train, tokenizer, tmp_path / f"{method}.parquet")
+        rows[method] = pq.read_table(tmp_path / f"{method}.parquet").to_pylist()
+    chosen = {row["problem_id"]: row["trace_id"].split("/")[0] for row in rows["mixed"]}
+    parts = sorted(rows["sos_plus"] + rows["apr"], key=lambda row: (row["problem_id"], row["thread"]))
+    left = {problem.id for problem in read_problems(TASK, train)} - chosen.keys()
+    assert rows["mixed"] == [row for row in parts
+                             if chosen.get(row["problem_id"]) == row["trace_id"].split("/")[0]]  # fmt: skip
+    assert not left & {row["problem_id"] for row in rows["sos_plus"]} or len(left) < 20, "but what fits none"
+    assert 0.62 < [*chosen.values()].count("sos_plus") / len(chosen) < 0.78
+    kinds = {(row["condition_kind"], row["parent"] < 0 and row["children"] > 0) for row in rows["mixed"]}
+    assert ("tokens", False) in kinds and ("children", True) in kinds and ("tokens", True) not in kinds
+
+
 def test_rejection_sampling_keeps_the_shortest_solution():
     few = PARAMS.problems.model_copy(update={"train": 20, "validation": 1, "test": 1})
     problems = generate_problems(open_task(PARAMS.model_copy(update={"problems": few})))["train"]

@@ -50,4 +50,4 @@ def made(job, *paths):
 # How long an RL run takes, against others: the threads at a time of all its steps.
 def rollout_steps(policy):
     settings = PLAN.params.rl.policies[policy]
-    return (settings.steps or PLAN.params.rl.steps) * (1 + PLAN.params.traces.methods[settings.method].spawns)
+    return (settings.steps or PLAN.params.rl.steps) * (1 + PLAN.params.traces.spawns(settings.method))

@@ -50,6 +50,8 @@ class Claim(NamedTuple):
     paper: float | None
     how: Callable[..., Measured]
     details: Mapping[str, Any] = {}
+    needs: frozenset[str] = frozenset()
+    """Policies without which a scale does not have it."""
 
     def measure(self, evidence: Evidence) -> Measured | None:
         """Returns None, with notes in `Evidence.missing`, if something was not measured."""
@@ -69,7 +71,7 @@ class Claim(NamedTuple):
         return REFUSED if self.unit in ABSOLUTE else DIRECTION
 
 
-def _cells(evidence: Evidence, *keys: Key) -> list[Cell]:
+def cells_of(evidence: Evidence, *keys: Key) -> list[Cell]:
     """Notes all that is missing before it raises `NotMeasured`."""
     found = [cell for key in keys if (cell := evidence.cell(key))]
     if len(found) < len(keys):
@@ -88,7 +90,7 @@ def _solved(cell: Cell) -> float:
 
 def of_teacher(evidence: Evidence, method: str, most: bool = False) -> Measured:
     """Returns the accuracy of the SFT model over that of its solver, given the same window."""
-    cells = _cells(evidence, *(_greedy(evidence, method, stage, most) for stage in ("sft", "solver")))
+    cells = cells_of(evidence, *(_greedy(evidence, method, stage, most) for stage in ("sft", "solver")))
     model, teacher = map(accuracy, cells)
     found = paired_ratio(model, teacher, *evidence.bootstrap)
     return Measured(found, cells, f"{model.mean():.1%} of the teacher's {teacher.mean():.1%}")
@@ -100,7 +102,7 @@ def over_sos_plus(
     """Returns accuracy minus that of SoS+ (the model `rival`) at the condition with which it is best."""
     conditions = evidence.conditions(rival, stage, 0.0) or [None]
     serial = [Key(rival, stage, 0.0, condition) for condition in conditions]
-    own, *others = _cells(evidence, _greedy(evidence, model, stage, most), *serial)
+    own, *others = cells_of(evidence, _greedy(evidence, model, stage, most), *serial)
     best = max(others, key=_solved)
     found = paired_difference(accuracy(own), accuracy(best), *evidence.bootstrap)
     return Measured(found, (own, best), f"{_solved(own):.1%} against {_solved(best):.1%}")
@@ -114,7 +116,7 @@ def equal_tokens(evidence: Evidence) -> Measured:
     asked = [k for k in evidence.conditions("apr", "sft", 1.0) if k is not None]
     asked = asked or [evidence.params.grammar.max_children]
     keys = [Key("sos_plus", "sft", 1.0), *(Key("apr", "sft", 1.0, k) for k in asked)]
-    serial, *parallel = _cells(evidence, *keys)
+    serial, *parallel = cells_of(evidence, *keys)
     for children, cell in reversed(list(zip(asked, parallel, strict=True))):
         n = max(1, ceil(mean(cell, "total").mean() / mean(serial, "total").mean()))
         if n <= serial.samples:
@@ -163,7 +165,7 @@ def by_rl(
     At T = 1 the policy is the one that RL trains; greedy decoding shows only what changes its mode.
     """
     models = ("apr", against) if against else ("apr",)
-    cells = _cells(evidence, *(Key(model, at, temperature) for model in models for at in ("sft", "rl")))
+    cells = cells_of(evidence, *(Key(model, at, temperature) for model in models for at in ("sft", "rl")))
     before, after, *other = (mean(cell, column) for cell in cells)
     if other:
         before = before + other[1] - other[0]
@@ -173,7 +175,7 @@ def by_rl(
 def conditioning_children(evidence: Evidence) -> Measured:
     """Returns the rank correlation of children asked for and used, over all rollouts at T = 1."""
     asked = range(evidence.params.grammar.max_children + 1)
-    cells = _cells(evidence, *(Key("apr", "sft", 1.0, children) for children in asked))
+    cells = cells_of(evidence, *(Key("apr", "sft", 1.0, children) for children in asked))
     used = range(1 + max(int(cell.children.max()) for cell in cells))
     counted = [[(cell.children == n).sum(axis=1) for n in used] for cell in cells]
     counts = np.moveaxis(np.array(counted), 2, 0)

@@ -7,6 +7,7 @@ from apr.core.errors import DataError
 from apr.core.files import write_text
 from apr.core.params import Params
 from apr.results.claims.claims import CLAIMS, STATUSES, Claim
+from apr.results.claims.laboratory import LABORATORY
 from apr.results.evidence import Evidence, Row, csv_text, pool, read_evidence
 from apr.results.render import render
 
@@ -16,6 +17,11 @@ FOLDERS = ("eval", "latency.json", "teacher")
 FORMATS = {"percentage points": (100, "+.1f"), "ratio": (1, ".2f"), "Spearman": (1, ".2f"),
            "%": (100, ".1f"), "children": (1, "+.2f")}  # fmt: skip
 """By unit: the factor and the format in which it is printed."""
+
+
+def claims_of(params: Params) -> list[Claim]:
+    """Returns the paper's claims, and those of the laboratory for which a scale has policies."""
+    return [*CLAIMS, *(claim for claim in LABORATORY if claim.needs <= params.rl.policies.keys())]
 
 
 def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Path, out: Path,
@@ -31,7 +37,7 @@ def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Pa
     runs = [evidence, *(read_evidence(other, *(root / "data" / name for name in FOLDERS))
                         for root, other in (others or {}).items())]  # fmt: skip
     pooled = pool(runs)
-    rows = [claim_row(claim, pooled, runs) for claim in CLAIMS]
+    rows = [claim_row(claim, pooled, runs) for claim in claims_of(params)]
     text = write_claims(out, rows)
     if update_readme is not None:
         before, _, after = _split(update_readme)

@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from apr.core.files import write_text
+from apr.core.params import Params
 from apr.results.evidence import Evidence, Row, csv_text, read_csv
 from apr.results.figures import style
 from apr.results.figures.labels import place_labels
@@ -21,6 +22,8 @@ class Exhibit(NamedTuple):
     draw: Callable[[list[Row], list[str]], Figure]
     """Notes that it adds end up in the caption."""
     caption: str
+    needs: Callable[[Params], object] = lambda params: True
+    """Whether a scale has the policies that it is about."""
 
 
 def write_exhibit(exhibit: Exhibit, evidence: Evidence, out: Path) -> None:
@@ -37,8 +40,10 @@ def write_exhibit(exhibit: Exhibit, evidence: Evidence, out: Path) -> None:
 
 def draw_exhibit(exhibit: Exhibit, rows: list[Row], lacks: str = "") -> tuple[Figure, str]:
     """Returns the picture of some rows, and its caption; `lacks` says what was not measured."""
-    problems = min(row["problems"] for row in rows)
-    notes = [" ".join(exhibit.caption.split()), f"{problems} test problems; intervals: 95 % bootstrap."]
+    notes = [" ".join(exhibit.caption.split())]
+    if "problems" in rows[0]:  # not of training
+        problems = min(row["problems"] for row in rows)
+        notes.append(f"{problems} test problems; intervals: 95 % bootstrap.")
     figure = exhibit.draw(rows, notes)
     caption = " ".join([*notes, f"Not measured: {lacks}."] if lacks else notes)
     style.add_caption(figure, caption)

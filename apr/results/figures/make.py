@@ -9,28 +9,38 @@ from apr.evaluation.points import evaluated
 from apr.evaluation.results import Cell, Key
 from apr.results.evidence import Evidence, accuracy, mean, read_evidence
 from apr.results.figures import style
-from apr.results.figures.exhibit import write_exhibit
+from apr.results.figures.controllers import CHILDREN, CONTROLLERS
+from apr.results.figures.credit import CREDIT
+from apr.results.figures.exhibit import Exhibit, write_exhibit
 from apr.results.figures.latency import DEVICES, FIG6, JOINS
+from apr.results.figures.mixed import MIXED
+from apr.results.figures.rewards import REWARDED, REWARDS
 from apr.results.figures.rl import FIG5, FIG7
 from apr.results.figures.scaling import FIG4A, FIG4B, FIG8
 from apr.results.figures.tables import TABLES
 
 FIGURES = (FIG4A, FIG4B, FIG5, FIG6, FIG7, FIG8, *TABLES, JOINS, DEVICES)
+LABORATORY = (REWARDS, REWARDED, CREDIT, MIXED, CONTROLLERS, CHILDREN)
+
+
+def figures_of(params: Params) -> list[Exhibit]:
+    """Returns the paper's figures and tables, and those of the laboratory for which a scale has policies."""
+    return [*FIGURES, *(exhibit for exhibit in LABORATORY if exhibit.needs(params))]
 
 
 def make_figures(
     params: Params, evaluations: Path, latencies: Path, models: Path, out: Path, metrics: Path
 ) -> None:
-    """Writes ``<name>.{svg,png,csv}`` for each of `FIGURES` into the directory `out`, and the file `metrics`.
+    """Writes ``<name>.{svg,png,csv}`` for each of `figures_of` into the directory `out`, and `metrics`.
 
     Reads ``evaluations/<stage>/<model>.parquet``, the file `latencies`, and nothing of `models` but the
-    metrics of training. What no sweep decoded is left out and named in the caption; a figure of which nothing
-    was decoded is left out too. Raises `DataError` if an evaluation is missing or broken.
+    metrics and logs of training. What no sweep decoded is left out and named in the caption; a figure of
+    which nothing was decoded is left out too. Raises `DataError` if an evaluation is missing or broken.
     """
-    evidence = read_evidence(params, evaluations, latencies)
+    evidence, exhibits = read_evidence(params, evaluations, latencies, training=models), figures_of(params)
     with atomic_path(out) as partial:
         partial.mkdir()
-        for exhibit in track(FIGURES, "figures", len(FIGURES), "figure"):
+        for exhibit in track(exhibits, "figures", len(exhibits), "figure"):
             write_exhibit(exhibit, evidence, partial)
     write_json(metrics, metrics_of(evidence, models))
 
@@ -55,7 +65,7 @@ def metrics_of(evidence: Evidence, models: Path) -> dict[str, float]:
             found[f"{stage}_{model}_accuracy_{name}"] = float(accuracy(cell).mean())
             if temperature == 0:
                 greedy[its] = cell
-                parallel = its.condition_kind(evidence.params) == "children"
+                parallel = evidence.params.traces.spawns(its.method(evidence.params)) > 0
                 for column in ("total", "sequential", "children") if parallel else ("total",):
                     found[f"{stage}_{model}_{column}_greedy"] = float(mean(cell, column).mean())
     pairs = {f"apr_minus_sos_plus_{stage}": ((stage, "apr"), (stage, "sos_plus")) for stage in style.STAGES}

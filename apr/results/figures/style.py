@@ -23,7 +23,8 @@ RC: dict[Any, Any] = {
 }  # fmt: skip
 """Everything that a figure's bytes depend on, but the rows."""
 
-COLOURS = {"sos": "#56B4E9", "sos_plus": "#0072B2", "apr": "#D55E00", "apr_max": "#009E73"}
+COLOURS = {"sos": "#56B4E9", "sos_plus": "#0072B2", "apr": "#D55E00", "apr_max": "#009E73",
+           "critical_path": "#E69F00", "parallel": "#CC79A7"}
 """Okabe and Ito's palette, distinct under all common colour blindness."""
 FAINT = "#8a8a8a"
 STAGES = {"sft": "SFT", "rl": "RL"}

@@ -104,8 +104,8 @@ def _model(evidence: Evidence, run: _Run, model: ModelId, to: Path) -> str:
                             f"{row['accuracy']:.6f}; run it again")  # fmt: skip
     seal = read_json(run.root / source / "recipe.json")
     return _card("model.md", _model_metadata(params, model, rows), params=params, model=model, rows=rows,
-                 columns=[*COLUMNS], made=seal["made_by"], parallel=params.traces.methods[
-                     model.method(params)].spawns > 0, window=params.grammar.window)  # fmt: skip
+                 columns=[*COLUMNS], made=seal["made_by"], window=params.grammar.window,
+                 parallel=params.traces.spawns(model.method(params)) > 0)  # fmt: skip
 
 
 def _measured(evidence: Evidence, key: Key, cell: Cell) -> Row:

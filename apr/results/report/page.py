@@ -24,7 +24,7 @@ from apr.evaluation.results import LEDGER
 from apr.results.claims.table import NUMBERS, printed
 from apr.results.evidence import Evidence, Row, accuracy, mean, read_csv, read_evidence
 from apr.results.figures import style
-from apr.results.figures.make import FIGURES
+from apr.results.figures.make import figures_of
 from apr.results.render import render
 from apr.results.report.curves import CURVES, draw_curves
 from apr.results.report.trees import problem_cases, training_cases
@@ -62,13 +62,14 @@ def make_report(params: Params, root: Path, out: Path) -> None:
     cases += training_cases(params, read_problems(task, data / "problems/validation.parquet"), models)
     claims = read_csv(results / "claims.csv")
     kept = {case["group"] for case in cases}
-    drawn = [exhibit.name for exhibit in FIGURES if (results / f"figures/{exhibit.name}.csv").is_file()]
+    known = [exhibit.name for exhibit in figures_of(params)]
+    drawn = [name for name in known if (results / f"figures/{name}.csv").is_file()]
     write_text(out, render(
         "report/page.html", params=params, numeric=numeric, cases=cases, ledger=_ledger(evidence),
         claims=[row | printed(row) | {"at": _places(row, claims)} for row in claims],
         untold=[policy for policy in sorted(params.rl.policies) if f"training of rl/{policy}" not in kept],
         figures=[_figure(results / "figures", name) for name in drawn],
-        undrawn=[exhibit.name for exhibit in FIGURES if exhibit.name not in drawn],
+        undrawn=[name for name in known if name not in drawn],
         training=_training(params, models), spent=_spent(evidence, models), stages=_stages(root / "logs"),
         made=_made(root), settings=_yaml(params),
     ))  # fmt: skip

@@ -41,7 +41,7 @@ def choose(cell: Cell) -> dict[str, list[str]]:
 def compared(params: Params) -> list[tuple[ModelId, Point]]:
     """Model and point of all that is shown of a problem: the models that RL starts from, each before
     its policies, as little conditioned and as nearly greedy as the sweeps have them; threads come last."""
-    parallel = {method: params.traces.methods[method].spawns > 0 for method in teachers(params)}
+    parallel = {method: params.traces.spawns(method) > 0 for method in teachers(params)}
     found = []
     for method in sorted(parallel, key=parallel.__getitem__):
         policies = [model for model in evaluated(params)

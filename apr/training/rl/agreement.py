@@ -28,3 +28,14 @@ def agreement(credit: Credit, groups: Sequence[Group], step: Step) -> dict[str, 
                 signs = other != 0, one * other > 0, one * other < 0
                 found[role] = Agreement(*map(sum, zip(found[role], signs, strict=True)))
     return found
+
+
+def agreements(groups: Sequence[Group], step: Step) -> dict[str, float | None]:
+    """Returns, by credit and role, the shares of such threads that it moves as the oracle does (`_same`), and
+    against it (`_opposite`); None where the oracle moves none."""
+    found: dict[str, float | None] = {}
+    for name, credit in CREDITS.items():
+        for role, (threads, same, opposite) in agreement(credit, groups, step).items():
+            found[f"{name}_{role}_same"] = same / threads if threads else None
+            found[f"{name}_{role}_opposite"] = opposite / threads if threads else None
+    return found

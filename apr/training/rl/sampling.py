@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from apr.core.errors import ParamsError
-from apr.core.params import Params
+from apr.core.params import LABELLED, Params
 from apr.core.ranks import rank, world_size
 from apr.core.seeds import derive_rng, derive_seed
 from apr.engine.slots import SlotEngine
@@ -20,6 +20,7 @@ from apr.rollouts.rollout import Request, Rollout, Status
 from apr.rollouts.verdict import judge
 from apr.tasks import open_task
 from apr.tasks.task import Problem
+from apr.training.rl.agreement import agreements
 from apr.training.rl.algorithm import Group, Step
 from apr.training.rl.credit import CREDITS
 from apr.training.rl.packing import PackedRow, pack
@@ -59,13 +60,14 @@ class Sampler:
         self._steps = steps_of(params, policy)
         self._problems = {problem.id: problem for problem in problems}
         self._prompts = {problem.id: self.greedy(problem).prompt for problem in problems}
-        self.record: dict[str, float] = {}
+        self.record: dict[str, float | None] = {}
         self._engine: SlotEngine | None = None
 
     def greedy(self, problem: Problem) -> Request:
         """Returns the request for the policy's greedy rollout of a problem."""
-        children = self._settings.children
-        condition = None if children is None else Condition("children", children)
+        amount, condition = self._settings.amount, None
+        if amount is not None:
+            condition = Condition("children" if self._settings.tokens is None else "tokens", amount)
         return Request(problem.id, prompt_of(self._task, problem, condition), 0.0, 0)
 
     def decode(self, requests: Sequence[Request], model: PreTrainedModel | PeftModel) -> list[Rollout]:
@@ -114,6 +116,8 @@ class Sampler:
             **figures(rollouts),
             "rollout_seconds": time.perf_counter() - started,
         }
+        if self._settings.credit in LABELLED:
+            self.record |= agreements(groups, step)
         rows = [pack(rollout, given[place] if given else None)
                 for group, given in zip(groups, advantages, strict=True)
                 for place, rollout in enumerate(group.rollouts)]  # fmt: skip

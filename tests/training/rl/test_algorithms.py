@@ -20,7 +20,7 @@ from apr.rollouts.verdict import Judgement, judge, label_children
 from apr.tasks import open_task
 from apr.tasks.countdown import Problem
 from apr.tasks.task import Label
-from apr.training.rl.agreement import Agreement, agreement
+from apr.training.rl.agreement import Agreement, agreement, agreements
 from apr.training.rl.algorithm import Group, Step
 from apr.training.rl.credit import CREDITS
 from apr.training.rl.credit.difference import differences
@@ -102,6 +102,15 @@ def test_the_bonus_of_parallel_is_gone_in_the_last_step(step):
     assert given[4] == [0.0] * 4
     assert reward(rollouts[1], SOLVED, step._replace(number=2, steps=5)) == pytest.approx(1.05)
     assert reward(rollouts[1], FAILED, step._replace(number=0, steps=1)) == pytest.approx(0.1)
+
+
+def test_the_bonus_of_parallel_may_be_gone_sooner(step):
+    step, reward = weighted(step, "parallel", 0.5), REWARDS["parallel"]
+    for share, expected in ((0.5, [0.5, 0.25, 0.0, 0.0, 0.0]), (0.0, [0.5, 0.0, 0.0, 0.0, 0.0])):
+        policy = step.settings.model_copy(update={"anneal_share": share})
+        given = [reward(family(4, *[1] * 10), FAILED, step._replace(number=number, steps=5, settings=policy))
+                 for number in range(5)]  # fmt: skip
+        assert given == pytest.approx(expected)
 
 
 def test_broadcast_is_grpos_advantage_for_every_thread(step):
@@ -316,6 +325,11 @@ def test_agreement_with_the_oracle_counts_signs(asked):
     # To every thread its rollout's: 1 1, 0 0, 1 1, 1 1 against 1 1, 0 1, 1 0, 1 1.
     assert agreement(CREDITS["broadcast"], [group], step)["child"] == Agreement(8, 6, 2)
     assert agreement(lambda group, step: None, [group], step)["child"] == (8, 0, 0)
+    shares = agreements([group], step)
+    assert (shares["broadcast_child_same"], shares["broadcast_child_opposite"]) == (6 / 8, 2 / 8)
+    assert (shares["difference_child_same"], shares["difference_root_opposite"]) == (2 / 8, 0)
+    nobody = group._replace(rollouts=[group.rollouts[3]] * 2, verdicts=[FAILED] * 2, rewards=[0.0, 0.0])
+    assert set(agreements([nobody], step).values()) == {None}, "the oracle moves nobody"
 
 
 class Known:
