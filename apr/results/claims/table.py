@@ -20,8 +20,9 @@ FORMATS = {"percentage points": (100, "+.1f"), "ratio": (1, ".2f"), "Spearman": 
 
 
 def claims_of(params: Params) -> list[Claim]:
-    """Returns the paper's claims, and those of the laboratory for which a scale has policies."""
-    return [*CLAIMS, *(claim for claim in LABORATORY if claim.needs <= params.rl.policies.keys())]
+    """Returns the paper's claims, and those of the laboratory for which a scale has methods and policies."""
+    there = {*params.traces.methods, *params.rl.policies}
+    return [*CLAIMS, *(claim for claim in LABORATORY if claim.needs <= there)]
 
 
 def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Path, out: Path,
