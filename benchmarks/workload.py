@@ -50,6 +50,11 @@ def read_workload() -> list[Tree]:
     return [Tree(*tree) for tree in json.loads(WORKLOAD.read_text())]
 
 
+def long_parents(trees: list[Tree]) -> list[Tree]:
+    """The same with 640 more tokens in prompts, for windows of 1,024: to read a parent again costs something."""
+    return [tree._replace(prompt=tree.prompt + 640) for tree in trees]
+
+
 def record(checkpoint: Path, problems: Path, count: int) -> None:
     """Writes the lengths of rollouts at T = 1, unconditioned."""
     params, language = load_scale("default"), load_language(checkpoint)

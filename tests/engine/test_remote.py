@@ -187,6 +187,19 @@ def test_a_lost_server_fails_over_and_the_last_one_lost_is_named(serve):
     assert "no server is left" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_server_that_was_lost_is_asked_again(serve):
+    with remote(serve()) as decoder:
+        expected = tokens(drain(decoder))
+    first, second = serve(()), serve(["500"] * 5)
+    with remote(first, second, retries=1) as decoder:
+        while second.faults:
+            assert tokens(drain(decoder)) == expected
+        seen = second.seen
+        assert tokens(drain(decoder)) == expected and second.seen > seen
+        first.faults += ["500"] * 1000
+        assert tokens(drain(decoder)) == expected
+
+
 def test_replicas_share_the_load(serve):
     servers = [serve(()), serve(()), serve(())]
     with remote(*servers) as decoder:

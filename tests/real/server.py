@@ -47,6 +47,10 @@ class Vllm:
             time.sleep(0.5)
         raise AssertionError(f"vLLM is not up, see {self.log}: {self.log.read_text()[-2000:]}")
 
+    def answers(self) -> int:
+        """Returns how many requests it has answered, before it was killed as well."""
+        return self.log.read_text().count('"POST /v1/completions HTTP/1.1" 200')
+
     def kill(self) -> None:
         """SIGKILL to all of its processes, at once."""
         with suppress(ProcessLookupError):

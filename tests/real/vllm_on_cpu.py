@@ -7,7 +7,11 @@ Not collected by `make test`: it takes some minutes, and 3 GB below `.venv/vllm`
 
 import json
 import shutil
+import time
+from contextlib import ExitStack
+from threading import Thread
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +25,6 @@ from apr.evaluation.sweep import evaluate
 from apr.language.tokenizer import load_language
 from apr.rollouts.decoding import connect, open_decoder, orchestrate, prompt_of
 from apr.rollouts.rollout import Request
-from apr.rollouts.verdict import judge
 from apr.tasks import open_task
 from apr.tasks.problems import make_problems, read_problems
 from apr.training.rl.log import read_log
@@ -31,7 +34,7 @@ from apr.training.rl.train import train_rl
 from tests.real.server import ROOT, Vllm
 
 MODEL, SERIAL = ROOT / "models/rl/apr", ROOT / "models/sft/sos_plus"
-PARALLEL_PROBLEMS, SERIAL_PROBLEMS = 12, 40
+PARALLEL_PROBLEMS, SERIAL_PROBLEMS = 12, 300
 EXACT = 2e-5
 
 
@@ -43,8 +46,9 @@ def changed(params, section, **values):
 def params():
     params = load_params(ROOT / "params.yaml")
     params = changed(params, "problems", train=60, validation=8, test=SERIAL_PROBLEMS)
-    sweep = Sweep(models=["sos_plus"], temperatures=[0.0])
-    return changed(params, "eval", problems=SERIAL_PROBLEMS, sweeps={"greedy": sweep})
+    sweeps = {name: Sweep(models=["sos_plus"], temperatures=[temperature])
+              for name, temperature in (("greedy", 0.0), ("sampled", 1.0))}  # fmt: skip
+    return changed(params, "eval", problems=SERIAL_PROBLEMS, sweeps=sweeps)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,20 @@ def vllm(model, tmp_path_factory):
         yield server
 
 
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory):
+    """Two servers of the same model."""
+    folder = tmp_path_factory.mktemp("replicas")
+    with ExitStack() as running:
+        servers = [Vllm(SERIAL, folder / f"{name}.txt") for name in ("first", "second")]
+        for server in servers:
+            running.callback(server.kill)
+            server.begin()
+        for server in servers:
+            server.wait()
+        yield servers
+
+
 def by(params, *servers):
     """`params` whose evaluations are decoded by these servers."""
     return changed(params, "engine", backend="vllm", endpoints=[server.url for server in servers])
@@ -96,10 +114,10 @@ def requests_of(task, problems, temperature):
 
 
 def twice(params, server, language, temperature, problems):
-    """Rollouts of the first problems, by the engine and by the server; and these problems."""
+    """Rollouts of the first problems, by the engine and by the server."""
     task = open_task(params, language)
     chosen = read_problems(task, problems / "test.parquet")[:PARALLEL_PROBLEMS]
-    return *(decoded(each, language, temperature, chosen) for each in (params, by(params, server))), chosen
+    return [decoded(each, language, temperature, chosen) for each in (params, by(params, server))]
 
 
 def decoded(params, language, temperature, problems):
@@ -126,21 +144,70 @@ def plain_gap(model, rollouts):
 
 
 def test_greedy_rollouts_are_the_engines(vllm, params, problems, language):
-    here, there, _ = twice(params, vllm, language, 0.0, problems)
+    here, there = twice(params, vllm, language, 0.0, problems)
     assert tokens(here) == tokens(there)
     print(f"greedy: {len(there)} rollouts, {sum(len(each.threads) for each in there)} threads, equal tokens")
 
 
-def test_sampled_log_probabilities_and_accuracy_are_the_engines(vllm, params, problems, language):
-    here, there, chosen = twice(params, vllm, language, 1.0, problems)
-    task, count = open_task(params, language), len(chosen)
+def test_sampled_log_probabilities_are_the_truth(vllm, params, problems, language):
+    _, there = twice(params, vllm, language, 1.0, problems)
     gap = plain_gap(load_model(MODEL, "cpu").double(), there)
-    shares = [sum(judge(task, *each).strict for each in zip(chosen, rollouts, strict=True)) / count
-              for rollouts in (here, there)]  # fmt: skip
-    spread = 1.96 * sum(share * (1 - share) / count for share in shares) ** 0.5
-    print(f"sampled: log-probabilities within {gap:.1e}, accuracy {shares[1]:.2f} (engine {shares[0]:.2f}, "
-          f"difference within {spread:.2f})")
-    assert gap < EXACT and abs(shares[0] - shares[1]) <= spread
+    print(f"sampled: {len(there)} rollouts, log-probabilities within {gap:.1e}")
+    assert gap < EXACT
+
+
+def swept(params, problems, out, *sweeps):
+    """The evaluation of the serial model at these sweeps: accuracy, and all that it holds."""
+    params = changed(params, "eval", sweeps={name: params.eval.sweeps[name] for name in sweeps})
+    evaluate(params, "sos_plus", "sft", problems / "test.parquet", SERIAL, out)
+    table = pq.read_table(out)
+    return sum(table["strict"].to_pylist()) / len(table), table
+
+
+def test_sampled_accuracy_is_within_the_interval(replicas, params, problems, tmp_path):
+    here, _ = swept(params, problems, tmp_path / "here.parquet", "sampled")
+    there, table = swept(by(params, *replicas), problems, tmp_path / "there.parquet", "sampled")
+    spread = 1.96 * sum(share * (1 - share) / len(table) for share in (here, there)) ** 0.5
+    print(f"sampled: {len(table)} rollouts, accuracy {there:.3f}, engine {here:.3f}, interval {spread:.3f}; "
+          f"answers by replica: {[server.answers() for server in replicas]}")  # fmt: skip
+    assert abs(here - there) <= spread
+
+
+def test_kills_and_restarts_in_the_middle_of_a_sweep(replicas, params, problems, tmp_path):
+    """Of two replicas one is lost, and started again; then the only one is lost, and started again."""
+    first, second = replicas
+    _, expected = swept(params, problems, out := tmp_path / "out.parquet", "greedy")
+    out.unlink()
+
+    def kill(server, more, again):
+        until = server.answers() + more
+        while server.answers() < until:
+            time.sleep(0.05)
+        server.kill()
+        if again:
+            server.begin()
+
+    before = second.answers()
+    (killer := Thread(target=kill, args=(second, 10, True))).start()
+    _, found = swept(by(params, first, second), problems, out, "greedy")
+    killer.join()
+    assert found.equals(expected)
+    print(f"one of two killed after 10 answers, and started again: {len(found)} equal rollouts, "
+          f"{second.answers() - before} of them by this one")  # fmt: skip
+    out.unlink()
+
+    (killer := Thread(target=kill, args=(first, 10, False))).start()
+    with pytest.raises(ServerError) as error:
+        swept(by(params, first), problems, out, "greedy")
+    killer.join()
+    print(f"the only one killed: {error.value}")
+    assert f"no server is left ({first.url}" in str(error.value) and not out.exists()
+
+    first.begin()
+    first.wait()
+    _, found = swept(by(params, first), problems, out, "greedy")
+    assert found.equals(expected)
+    print(f"and started again: {len(found)} equal rollouts")
 
 
 def test_a_window_that_is_too_small_is_said(params, problems, tmp_path):

@@ -3,8 +3,9 @@
 A thread is one request from its opening, or its last extension, to its stop; an extension submits the whole
 thread again, whose keys and values the server's prefix cache still has. Requests go to the endpoint with the
 fewest of them. What fails on the way (no connection, no answer in time, 5xx, an answer that is not what was
-asked for) is tried again, elsewhere if there is an elsewhere; an endpoint that goes on failing is lost, and
-the last one lost ends decoding with `ServerError`. So does a request that a server refuses (4xx).
+asked for) is tried again, elsewhere if there is an elsewhere; an endpoint that goes on failing is lost until
+it answers again, and when all are lost decoding ends with `ServerError`. So it does when a server refuses a
+request (4xx).
 """
 
 import asyncio
@@ -41,10 +42,11 @@ class _Endpoint:
     fault: str = ""
 
     def rest(self, backoff: float) -> float:
-        """Seconds until it is asked again."""
+        """Seconds until it is asked again; after a failure, by one request at a time."""
         if not self.failures:
             return 0.0
-        return max(0.0, self.failed_at + backoff * 2 ** (self.failures - 1) - time.monotonic())
+        left = self.failed_at + backoff * 2 ** (self.failures - 1) - time.monotonic()
+        return max(left, backoff if self.running else 0.0)
 
     def failed(self, started: float, error: Exception) -> None:
         if started >= self.failed_at:
@@ -66,8 +68,9 @@ class RemoteDecoder(AbstractContextManager):
     """A `Decoder` with up to `capacity` requests under way at the servers `endpoints`.
 
     `timeout` (s) bounds a request, connection included; after a failure an endpoint rests for `backoff` (s),
-    twice as long after each further one, and is lost after `retries` failures without an answer in between.
-    Close it, or use it as a context manager. Raises `ServerError` for an endpoint that cannot be one.
+    twice as long after each further one. Decoding ends once all have failed more than `retries` times since
+    they last answered. Close it, or use it as a context manager. Raises `ServerError` for an endpoint that
+    cannot be one.
     """
 
     def __init__(self, endpoints: Iterable[str], wire: Wire, stop_ids: Iterable[int], vocabulary_size: int,
@@ -186,13 +189,13 @@ class RemoteDecoder(AbstractContextManager):
                     endpoint.running -= 1
 
     async def _endpoint(self) -> _Endpoint:
-        """The least loaded of those that are not lost, once one of them is not resting."""
+        """The least loaded of those that do not rest, once there is one."""
         while True:
-            left = [endpoint for endpoint in self._endpoints if endpoint.failures <= self._retries]
-            if not left:
+            if all(endpoint.failures > self._retries for endpoint in self._endpoints):
                 faults = "; ".join(endpoint.fault for endpoint in self._endpoints)
                 raise ServerError(f"no server is left ({faults})")
-            endpoint = min(left, key=lambda endpoint: (endpoint.rest(self._backoff), endpoint.running))
+            endpoint = min(self._endpoints,
+                           key=lambda endpoint: (endpoint.rest(self._backoff), endpoint.running))  # fmt: skip
             if not (rest := endpoint.rest(self._backoff)):
                 return endpoint
             await asyncio.sleep(rest)
