@@ -3,9 +3,9 @@
 # node: undisturbed; then with the submitting snakemake killed, the node's daemon killed, a job cancelled, Ctrl-C, and
 # taken up again each time. Either way the hashes must be those of a run without Slurm.
 #
-# Needs Debian and root; installs slurm-wlm and munge. Takes what is committed, in clones in a temporary folder. Slurm's
-# configuration lies in /etc/slurm, as the executor takes SLURM_CONF from its jobs; all that was started, and that
-# configuration, are gone at the end.
+# Needs Debian and root; installs slurm-wlm and munge. Runs what is committed, in clones in a temporary folder. Slurm's
+# configuration lies in /etc/slurm, as the executor takes SLURM_CONF from its jobs. At the end that configuration and
+# all that was started are gone.
 set -euo pipefail
 set -m # each background command is a process group of its own, which Ctrl-C reaches
 cd "$(dirname "$0")/../.."
@@ -23,24 +23,26 @@ until_() {
     exit 1
 }
 
-# working NAME [WORDS]: the processes in that clone, those whose command line has the words.
+# working [WORDS]: the processes in the clones, those whose command line has the words.
 working() {
     local pid
-    for pid in $(pgrep -f -- "${2:-.}"); do
-        [[ $(readlink "/proc/$pid/cwd") != "$there/$1"* ]] || echo "$pid"
+    for pid in $(pgrep -f -- "${1:-.}"); do
+        [[ $(readlink "/proc/$pid/cwd") != "$there"/* ]] || echo "$pid"
     done
 }
 
-# begin [OPTIONS]: `snakemake` through Slurm, in the background.
+# begin: `snakemake` through Slurm, in the background. As on a cluster, it does not see the processes of the node.
 begin() {
-    (cd "$slurm" && exec snakemake "${profile[@]}" "$@" --config scale=smoke) >>"$there/snakemake.log" 2>&1 &
+    last=$(squeue --noheader --states=all --format=%i | sort -n | tail -1)
+    (cd "$slurm" && exec unshare --pid --fork --kill-child --mount-proc \
+        snakemake "${profile[@]}" --config scale=smoke) >>"$there/snakemake.log" 2>&1 &
     run=$!
 }
 
 # end: waits for it; its exit status is in `code`.
 end() {
     code=0
-    wait "$run" || code=$?
+    wait "$run" 2>/dev/null || code=$?
 }
 
 # finish: begin, and wait for all to be made.
@@ -50,18 +52,22 @@ finish() {
     [[ $code == 0 ]] || { say "snakemake ended with $code, see $there/snakemake.log"; exit 1; }
 }
 
-# computes RULE: whether a job of Slurm is at work on it; its id is in `job`.
+# computes RULE: whether a job that this run has submitted is at work on it; its id is in `job`.
 computes() {
     kill -0 "$run" || { say "snakemake has ended before $1, see $there/snakemake.log"; exit 1; }
-    job=$(squeue --noheader --states=RUNNING --format='%i %k' | grep -m1 "rule_$1" | cut -d' ' -f1)
-    [[ $job && $(working slurm "apr run $1") ]]
+    local pid
+    for pid in $(working "apr run $1"); do
+        job=$(sed -zn 's/^SLURM_JOB_ID=//p' "/proc/$pid/environ" | tr -d '\0')
+        if ((job > last)) && [[ $(squeue --noheader --jobs="$job" --format=%T) == RUNNING ]]; then return; fi
+    done
+    return 1
 }
 
 states() { squeue --noheader --states=all --format='%T' | sort | uniq -c | tr -s ' \n' ' '; }
 idle() { [[ $(sinfo --noheader --format=%t 2>&1) == idle ]]; }
 down() { [[ $(sinfo --noheader --format=%t) == down* ]]; }
-empty() { [[ ! $(squeue --noheader) && ! $(working slurm) ]]; }
-# On a cluster the node has a name of its own, by which processes know that they cannot see those of the submitter.
+empty() { [[ ! $(squeue --noheader) && ! $(working) ]]; }
+# The node has a name of its own, by which its processes know that they cannot see the submitter's.
 node() { unshare --uts sh -c "hostname $node && exec slurmd"; }
 
 # hashes NAME: of all that does not hold measured seconds, in this clone.
@@ -82,14 +88,14 @@ same() {
 }
 
 stop() {
-    kill -KILL $(working slurm) $(working plain) || true
     kill $(cat "$there"/*.pid) || true
+    kill -KILL $(working) || true
     rm -f /etc/slurm/{slurm,gres}.conf
     say "stopped; logs are in $there"
 } 2>/dev/null
 
 [[ ! -e /etc/slurm/slurm.conf ]] || { say "/etc/slurm/slurm.conf is there: this machine has a Slurm"; exit 2; }
-command -v slurmctld munged >"$there/installed" || { apt-get update && DEBIAN_FRONTEND=noninteractive \
+[[ $(type -P slurmctld) && $(type -P munged) ]] || { apt-get update && DEBIAN_FRONTEND=noninteractive \
     apt-get install -y --no-install-recommends slurm-wlm munge; } >"$there/apt.log"
 mkdir -p "$there/state" "$there/spool" /run/munge
 chown munge: /run/munge
@@ -142,8 +148,7 @@ begin
 until_ computes sft
 kill -KILL "$run"
 end
-sleep 2
-say "killed snakemake in job $job (sft); its processes on the node after 2 s: $(working slurm "apr run sft" | wc -l)"
+say "killed snakemake in job $job (sft); its workers: $(working "apr run sft" | wc -l)"
 
 begin
 until_ computes rl
@@ -151,11 +156,9 @@ kill -KILL "$(cat "$there/slurmd.pid")"
 until_ down
 say "killed slurmd in job $job (rl): $(squeue --noheader --jobs="$job" --format='%T, %r')"
 node
-until_ idle
-end
-say "slurmd started again; snakemake ended with $code"
+until_ computes rl
+say "slurmd started again: job $job (rl) is at work again"
 
-begin
 until_ computes evaluate
 scancel "$job"
 end
@@ -169,4 +172,4 @@ until_ empty
 say "Ctrl-C in job $job (report): snakemake ended with $code; no job left"
 
 finish
-same "disturbed four times, taken up five times"
+same "disturbed four times, taken up three times"
