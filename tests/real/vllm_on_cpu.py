@@ -45,6 +45,7 @@ def changed(params, section, **values):
 @pytest.fixture(scope="module")
 def params():
     params = load_params(ROOT / "params.yaml")
+    params = changed(params, "engine", slots=64, timeout=600.0)  # two cores, and whatever else they do
     params = changed(params, "problems", train=60, validation=8, test=SERIAL_PROBLEMS)
     sweeps = {name: Sweep(models=["sos_plus"], temperatures=[temperature])
               for name, temperature in (("greedy", 0.0), ("sampled", 1.0))}  # fmt: skip
@@ -188,7 +189,7 @@ def test_kills_and_restarts_in_the_middle_of_a_sweep(replicas, params, problems,
             server.begin()
 
     before = second.answers()
-    (killer := Thread(target=kill, args=(second, 10, True))).start()
+    (killer := Thread(target=kill, args=(second, 10, True), daemon=True)).start()
     _, found = swept(by(params, first, second), problems, out, "greedy")
     killer.join()
     assert found.equals(expected)
@@ -196,7 +197,7 @@ def test_kills_and_restarts_in_the_middle_of_a_sweep(replicas, params, problems,
           f"{second.answers() - before} of them by this one")  # fmt: skip
     out.unlink()
 
-    (killer := Thread(target=kill, args=(first, 10, False))).start()
+    (killer := Thread(target=kill, args=(first, 10, False), daemon=True)).start()
     with pytest.raises(ServerError) as error:
         swept(by(params, first), problems, out, "greedy")
     killer.join()
