@@ -51,7 +51,7 @@ def read_workload() -> list[Tree]:
 
 
 def long_parents(trees: list[Tree]) -> list[Tree]:
-    """The same with 640 more tokens in prompts, for windows of 1,024: to read a parent again costs something."""
+    """The same with 640 more tokens in prompts, for windows of 1,024: to read a parent again has a price."""
     return [tree._replace(prompt=tree.prompt + 640) for tree in trees]
 
 
