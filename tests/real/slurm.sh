@@ -81,8 +81,8 @@ print(*(f"{hash} {path}" for path, hash in sorted(hashes(Path("scales/smoke").re
 same() {
     until_ empty
     hashes slurm | diff "$there/hashes" - || { say "$1: other hashes"; exit 1; }
-    left=$(cd "$slurm" && find .snakemake/locks .snakemake/apr-runs scales/smoke \
-        \( -path '*/locks/*' -o -path '*/apr-runs/*' -o -name '.*.partial-*' -o -name '*.work' \))
+    left=$(find "$slurm" -path '*/.snakemake/locks/*' -o -path '*/.snakemake/apr-runs/*' \
+        -o -name '.*.partial-*' -o -name '*.work')
     [[ ! $left ]] || { say "$1: left behind: $left"; exit 1; }
     say "$1: $(wc -l <"$there/hashes") equal hashes, no job, process, lock or partial file left; jobs:$(states)"
 }
