@@ -63,6 +63,7 @@ computes() {
     return 1
 }
 
+again() { computes "$1" && [[ $job == "$lost" ]]; }
 states() { squeue --noheader --states=all --format='%T' | sort | uniq -c | tr -s ' \n' ' '; }
 idle() { [[ $(sinfo --noheader --format=%t 2>&1) == idle ]]; }
 down() { [[ $(sinfo --noheader --format=%t) == down* ]]; }
@@ -146,18 +147,20 @@ rm -rf "$slurm/scales/smoke/"{data,results,logs}
 
 begin
 until_ computes sft
-kill -KILL "$run"
-end
+{ kill -KILL "$run"; end; } 2>/dev/null
 say "killed snakemake in job $job (sft); its workers: $(working "apr run sft" | wc -l)"
 
 begin
 until_ computes rl
+lost=$job
+# As on a node that hangs: so small a job would end before the controller gives the node up.
+kill -STOP $(working "apr run rl")
 kill -KILL "$(cat "$there/slurmd.pid")"
 until_ down
-say "killed slurmd in job $job (rl): $(squeue --noheader --jobs="$job" --format='%T, %r')"
+say "killed slurmd in job $lost (rl): $(squeue --noheader --states=all --jobs="$lost" --format='%T, %r')"
 node
-until_ computes rl
-say "slurmd started again: job $job (rl) is at work again"
+until_ again rl
+say "slurmd started again: job $lost (rl) is at work again"
 
 until_ computes evaluate
 scancel "$job"
