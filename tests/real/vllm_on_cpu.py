@@ -97,8 +97,8 @@ def replicas(tmp_path_factory):
     with ExitStack() as running:
         servers = [Vllm(SERIAL, folder / f"{name}.txt") for name in ("first", "second")]
         for server in servers:
-            running.callback(server.kill)
             server.begin()
+            running.callback(server.kill)
         for server in servers:
             server.wait()
         yield servers
