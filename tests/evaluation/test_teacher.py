@@ -1,13 +1,14 @@
 """The teacher: its verdicts are the verifier's, its tokens are counted as a model's are."""
 
 from itertools import accumulate, chain
+from random import Random
 
 import pytest
 
 from apr.core.files import read_rows
 from apr.evaluation.points import Point, teachers
 from apr.evaluation.results import EVAL_SCHEMA, Key, read_cells
-from apr.evaluation.teacher import draw, evaluate_teacher, judge_trace
+from apr.evaluation.teacher import as_rollout, draw, evaluate_teacher, judge_trace
 from apr.language.tokenizer import load_language
 from apr.tasks import open_task
 from apr.tasks.countdown.problem import Problem
@@ -68,6 +69,28 @@ def test_a_thread_beyond_the_window_loses_the_problem(task):
     assert (row["strict"], row["status"], row["truncated_threads"]) == (False, "truncated", 1)
     row = judged(task, by_hand(task, *["+ 14 >"] * 20), longest)  # a child alone
     assert (row["strict"], row["status"], row["truncated_threads"]) == (False, "truncated", 1)
+
+
+def test_a_nested_trace_is_counted_by_its_longest_chain(params):
+    own = {"problems": params.problems.model_copy(update={"numbers": 4}),
+           "grammar": params.grammar.model_copy(update={"number_tokens": 100})}  # fmt: skip
+    task = open_task(params.model_copy(update=own))
+    method = params.traces.methods["apr"].model_copy(
+        update={"beam": (2, 2), "promising": 1.0, "depth": 2, "heuristic": "result"})  # fmt: skip
+    problem = Problem("p", (1, 2, 4, 4), 10)
+    rollout = as_rollout(task, problem, task.demonstrate(problem, method, Random(0)))
+    assert [thread.depth for thread in rollout.threads] == [0, 1, 1, 2, 2, 2, 2]
+    assert [[spawn.children for spawn in thread.spawns] for thread in rollout.threads] == [
+        [[1, 2]], [[3, 4]], [[5, 6]], [], [], [], []]  # fmt: skip
+    # A solution has 3 * 5 + 2 tokens, a message 1 + 5 + 1 or, of three numbers, 1 + 5 + 2; a leaf has 3.
+    path, root, below = 17, 3 + 2 * 8 + 1, 3 + 7 + 1 + 2 * 7 + 1
+    usage = rollout.usage
+    found, failed = below + 1 + path + 1, below + 3
+    leaves = [4 * 3 + 3, 4 * 3 + 3, 3 * 3 + 1 + path + 1, 3 * 3 + 3]
+    assert usage.total == root + 1 + path + 1 + found + failed + sum(leaves)
+    assert usage.sequential == root + 1 + path + 1 + found + leaves[2]
+    assert usage.injected == 2 * (1 + path + 2 + 1) + 2 + 2 + 1
+    assert (usage.children, usage.depth) == (6, 2)
 
 
 def test_teachers_are_what_rl_starts_from_and_a_sweep_names(params):

@@ -76,6 +76,28 @@ def _check_rows(rows, params):
     assert 0.4 < conditioned / roots < 0.6
 
 
+def test_of_nested_traces_a_condition_counts_the_roots_children(tokenizer, train, tmp_path):
+    nested = PARAMS.traces.methods["apr"].model_copy(update={"beam": (1, 4), "depth": 2, "promising": 0.8})
+    methods = small_params().model_dump()["traces"]["methods"] | {"apr": nested.model_dump()}
+    params = small_params(methods=methods)
+    make_traces(params, "apr", train, tokenizer, tmp_path / "t.parquet", 2)
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    _check_rows(rows, params)
+    deep, syntax = 0, LANGUAGE.syntax
+    for _, threads in itertools.groupby(rows, lambda row: row["problem_id"]):
+        threads = list(threads)
+        for row in threads:
+            ids, below = row["token_ids"], [other for other in threads if other["parent"] == row["thread"]]
+            spawned = [syntax.messages(ids[:at]) for at, token in enumerate(ids, 1) if token == syntax.run]
+            prompts = [syntax.child_prompt(message) for messages in spawned for message in messages]
+            for prompt, other in zip(prompts, below, strict=True):
+                assert other["token_ids"][: len(prompt)] == prompt
+            assert row["loss_mask"] == syntax.sampled(ids).tolist()
+            deep += row["parent"] > 0
+        assert threads[0]["children"] == sum(row["parent"] == 0 for row in threads)
+    assert deep > 1000
+
+
 def test_token_budgets_cover_the_trace(tokenizer, train, tmp_path):
     params = small_params()
     make_traces(params, "sos_plus", train, tokenizer, tmp_path / "t.parquet")

@@ -21,10 +21,11 @@ from apr.tasks.countdown.operation import Operation, legal_operations
 from apr.tasks.countdown.problem import Problem
 from apr.tasks.countdown.settings import CountdownProblems, Heuristic, Solver
 from apr.tasks.countdown.solvable import reachable
-from apr.tasks.countdown.solver import solve
+from apr.tasks.countdown.solver import solve, solve_given
 from apr.tasks.countdown.verify import verify
 from apr.tasks.countdown.words import words_of
 from apr.tasks.problems import generate_problems
+from apr.tasks.task import children_of
 
 PARAMS = load_params("params.yaml")
 LANGUAGE = open_task(PARAMS).language
@@ -127,6 +128,17 @@ def test_a_nested_trace_by_hand():
     sampled = [word for word, kept in zip(text(trace[1]).split(), mask, strict=True) if kept]
     said = text(trace[1]).split()
     assert sampled == said[said.index("spawn") : said.index("run") + 1] + said[said.index("resume") + 1 :]
+
+
+def test_what_is_asked_for_are_children_of_the_root():
+    method = METHODS["apr_nested"].model_copy(update={"beam": (1, 4)})
+    wide, deep = Problem("p", (3, 7, 11, 19), 50), 0
+    for wanted, had in enumerate((0, 0, 2, 3, 4, 4)):
+        for seed in range(5):
+            trace = solve_given(LANGUAGE, wide, method, 100, derive_rng(seed), wanted)
+            assert children_of(trace) == had == sum(thread.parent == 0 for thread in trace)
+            deep += len(trace) - 1 - had
+    assert deep > 100
 
 
 SHARES = st.sampled_from([0.0, 0.3, 0.9, 1.0])

@@ -52,17 +52,35 @@ def language(params):
     return open_task(params).language
 
 
+NESTED = [
+    *TEXTS[::2],
+    "<child> {t} :1 {b} + {a} = {t} go | spawn {t} #2 {b} {a} #1 {a} run "
+    "| joined {b} + {a} = {t} joined none resume | join {b} + {a} = {t} end",
+    "<child> {t} {b} {a} go | join {b} + {a} = {t} end",
+    "<child> {t} {a} go | join none end",
+]
+"""The same where a child may spawn too."""
+
+
 @pytest.fixture(scope="session")
 def checkpoint(params, language, tmp_path_factory):
+    return taught(params, language, TEXTS, tmp_path_factory.mktemp("rl"))
+
+
+@pytest.fixture(scope="session")
+def nested_checkpoint(params, language, tmp_path_factory):
+    return taught(params, language, NESTED, tmp_path_factory.mktemp("rl"))
+
+
+def taught(params, language, texts, root):
     """Trained for a second by plain cross entropy on what a model would sample."""
     torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("rl")
     make_tokenizer(params, root / "tokenizer")
     vocabulary = language.vocabulary
     model = new_model(params.model, vocabulary.size, vocabulary.pad, params.grammar.window, 0)
     rows = []
     for a, b in PAIRS:
-        for text in TEXTS:
+        for text in texts:
             parts = [vocabulary.encode(part) for part in
                      text.format(a=a, b=b, t=a + b, d=b - a).split("|")]  # fmt: skip
             ids = [token for part in parts for token in part]

@@ -22,6 +22,7 @@ from apr.rollouts.verdict import Judgement
 from apr.tasks import open_task
 from apr.tasks.problems import read_problems
 from apr.training.curves import Curves
+from apr.training.rl.packing import pack
 from apr.training.rl.sampling import Sampler, draw_problems
 from apr.training.rl.snapshots import SNAPSHOT_SCHEMA, Snapshots, snapshot_steps
 from apr.training.rl.train import train_rl, trainer_config
@@ -96,6 +97,27 @@ def test_two_steps_train_and_are_logged(run, points, checkpoint, language):
     assert json.loads((run / "metrics.json").read_text())["steps"] == 2
     assert not run.with_name("rl.work").exists()
     load_model(run, "cpu")
+
+
+@pytest.mark.parametrize("credit", ["broadcast", "own", "difference"])
+def test_nested_threads_are_trained(
+    params, problems, validation, nested_checkpoint, tmp_path, monkeypatch, credit
+):
+    """Two real steps; what a grandchild has sampled has the trainer's log-probabilities, as all has."""
+    policy = params.rl.policies["apr"].model_copy(update={"credit": credit})
+    nested = with_rl(params, policies={"apr": policy})
+    nested = nested.model_copy(update={"engine": params.engine.model_copy(update={"max_depth": 2})})
+    given = []
+    monkeypatch.setattr("apr.training.rl.sampling.pack", lambda rollout, advantages: (
+        given.append((rollout, advantages)), pack(rollout, advantages))[1])  # fmt: skip
+    train_rl(nested, "apr", problems, validation, nested_checkpoint, tmp_path / "rl")
+    lines = log(tmp_path / "rl")
+    assert len(lines) == 2 and all(line["mismatch"] < 1e-3 and line["grad_norm"] > 0 for line in lines)
+    deep = [(rollout, advantages) for rollout, advantages in given if rollout.usage.depth == 2]
+    assert len(given) == 2 * 16 and len(deep) > 3
+    scored = [(rollout, advantages) for rollout, advantages in deep if advantages]
+    assert scored and all(len(advantages) == len(rollout.threads) for rollout, advantages in scored)
+    assert credit != "broadcast" or all(len(set(advantages)) == 1 for _, advantages in scored)
 
 
 def test_a_fault_ends_the_run_and_the_next_one_resumes_bit_for_bit(
