@@ -95,6 +95,11 @@ class TraceMethod(Section):
         raise NotImplementedError
 
     @property
+    def deepest(self) -> int:
+        """How deep threads nest, at most: 1 where only the root spawns."""
+        return int(self.spawns > 0)
+
+    @property
     def counts(self) -> Literal["tokens", "children"]:
         """What a condition counts."""
         return "children" if self.spawns else "tokens"
@@ -359,6 +364,9 @@ class Params(Section):
             spawns = self.traces.spawns(name)
             _require(spawns <= self.grammar.max_children, f"traces.methods.{name}", spawns,
                      f"to spawn at most grammar.max_children = {self.grammar.max_children} at a time")
+            deepest = max(part.deepest for part in self.traces.parts(name).values())
+            _require(deepest <= max(1, self.engine.max_depth), f"traces.methods.{name}", deepest,
+                     f"threads nested at most engine.max_depth = {self.engine.max_depth} deep")
         _require(methods == set(self.sft.tokens), "sft.tokens", sorted(self.sft.tokens),
                  f"one entry for each of traces.methods: {sorted(methods)}")
         for name, policy in self.rl.policies.items():

@@ -7,6 +7,7 @@ from apr.core.errors import DataError
 from apr.core.files import write_text
 from apr.core.params import Params
 from apr.results.claims.claims import CLAIMS, STATUSES, Claim
+from apr.results.claims.depth import DEPTH
 from apr.results.claims.laboratory import LABORATORY
 from apr.results.evidence import Evidence, Row, csv_text, pool, read_evidence
 from apr.results.render import render
@@ -22,7 +23,7 @@ FORMATS = {"percentage points": (100, "+.1f"), "ratio": (1, ".2f"), "Spearman": 
 def claims_of(params: Params) -> list[Claim]:
     """Returns the paper's claims, and those of the laboratory for which a scale has methods and policies."""
     there = {*params.traces.methods, *params.rl.policies}
-    return [*CLAIMS, *(claim for claim in LABORATORY if claim.needs <= there)]
+    return [*CLAIMS, *(claim for claim in (*LABORATORY, *DEPTH) if claim.needs <= there)]
 
 
 def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Path, out: Path,

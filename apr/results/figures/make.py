@@ -11,6 +11,7 @@ from apr.results.evidence import Evidence, accuracy, mean, read_evidence
 from apr.results.figures import style
 from apr.results.figures.controllers import CHILDREN, CONTROLLERS
 from apr.results.figures.credit import CREDIT
+from apr.results.figures.depth import DEPTH
 from apr.results.figures.exhibit import Exhibit, write_exhibit
 from apr.results.figures.latency import DEVICES, FIG6, JOINS
 from apr.results.figures.mixed import MIXED
@@ -25,7 +26,7 @@ LABORATORY = (REWARDS, REWARDED, CREDIT, MIXED, CONTROLLERS, CHILDREN)
 
 def figures_of(params: Params) -> list[Exhibit]:
     """Returns the paper's figures and tables, and those of the laboratory for which a scale has policies."""
-    return [*FIGURES, *(exhibit for exhibit in LABORATORY if exhibit.needs(params))]
+    return [*FIGURES, *(exhibit for exhibit in (*LABORATORY, DEPTH) if exhibit.needs(params))]
 
 
 def make_figures(

@@ -67,3 +67,7 @@ class Solver(TraceMethod):
     @property
     def spawns(self) -> int:
         return self.beam[1] if self.solver == "apr" else 0
+
+    @property
+    def deepest(self) -> int:
+        return self.depth if self.solver == "apr" else 0
