@@ -1,7 +1,7 @@
 """Sampled tokens per second on recorded rollouts: this engine against four others, in one run.
 
     python -m benchmarks.rollout                # exits with 1 where the engine does worse than recorded
-    python -m benchmarks.rollout --write        # records `rollout.json` anew
+    python -m benchmarks.rollout --write        # records what it has measured in `rollout.json`
 
 The rollouts of `workload.json` (see `benchmarks.workload`) are replayed on a model of the default shape with
 random weights, so that every contender decodes the same tokens. The workload `long` is the same with parents
@@ -304,9 +304,14 @@ def main() -> None:
     most, flops, bandwidth = bound(trees, args.threads)
     print(f"256 live threads: {rate:.0f} t/s, {rate / most:.0%} of the bound of {most:.0f} t/s "
           f"({flops:.0f} GFLOP/s, {bandwidth:.1f} GB/s)")  # fmt: skip
+    recorded = json.loads(RECORDED.read_text()) if RECORDED.is_file() else {}
+    before = recorded.get("engine over", {})
     if args.write:
-        RECORDED.write_text(json.dumps({"processor": processor, "engine over": table}, indent=1) + "\n")
-    elif said := worse(table, json.loads(RECORDED.read_text())["engine over"]):
+        for workload, rows in table.items():
+            for concurrent, row in rows.items():
+                before.setdefault(workload, {}).setdefault(concurrent, {}).update(row)
+        RECORDED.write_text(json.dumps({"processor": processor, "engine over": before}, indent=1) + "\n")
+    elif said := worse(table, before):
         sys.exit("benchmarks.rollout: slower than recorded\n" + "\n".join(said))
 
 
