@@ -31,7 +31,7 @@ from tests.conftest import ROOT
         (("run", "evaluate/sft/apr_max"), "job: 'evaluate/sft/apr_max' is not allowed; "),
         (("run", "evaluate/rl/sos"), "job: 'evaluate/rl/sos' is not allowed; "),
         (("run", "evaluate/dpo/apr"), "job: 'evaluate/dpo/apr' is not allowed; "),
-        (("params", "--scale", "large"), "scale: 'large' is not allowed; allowed: default, gpu"),
+        (("params", "--scale", "large"), "scale: 'large' is not allowed; allowed: default, depth, gpu, "),
         (("params", "--scale", ""), "scale: '' is not allowed"),
         (("chunk", "--minutes", "nan", "--carry", "c"), "argument --minutes: 'nan' is not allowed"),
         (("chunk", "--minutes", "-1", "--carry", "c"), "argument --minutes: '-1' is not allowed"),

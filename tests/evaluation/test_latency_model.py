@@ -49,8 +49,8 @@ def test_a_family_on_one_device_and_on_two():
 
 def test_threads_that_begin_together_are_dealt_to_devices():
     samples = [[Part(2, 3, [])], [Part(2, 5, [])], [Part(2, 1, [])]]
-    # the first step reads a token more of each: 3 + (2.5 - 1); then two threads twice, and the longest alone
-    assert replay(samples, DEAR._replace(decode={1: 1.0, 2: 2.0, 3: 3.0}), 1, 3) == 4.5 + 2 * 2 + 2
+    # the first step reads a token more of each: 3 + (2 - 1); then two threads twice, and the longest alone
+    assert replay(samples, DEAR._replace(decode={1: 1.0, 2: 2.0, 3: 3.0}), 1, 3) == 4 + 2 * 2 + 2
     # the first and the third on one device, so the second is the last to end
     assert replay(samples, EVEN, 2, 3) == 5 == replay(samples, EVEN, 8, 3)
     assert replay(samples[1:2], DEAR, 1) == replay(samples[1:2], DEAR, 8, 1)

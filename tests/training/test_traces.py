@@ -22,8 +22,9 @@ TASK = open_task(PARAMS)
 LANGUAGE = TASK.language
 
 
-def small_params(**traces):
+def small_params(max_depth=1, **traces):
     values = PARAMS.model_dump()
+    values["engine"]["max_depth"] = max_depth
     values["problems"] |= {"train": 600, "validation": 1, "test": 1}
     values["eval"] |= {"problems": 1, "latency_problems": 1}
     values["traces"] |= {"problems": 600, **traces}
@@ -79,7 +80,7 @@ def _check_rows(rows, params):
 def test_of_nested_traces_a_condition_counts_the_roots_children(tokenizer, train, tmp_path):
     nested = PARAMS.traces.methods["apr"].model_copy(update={"beam": (1, 4), "depth": 2, "promising": 0.8})
     methods = small_params().model_dump()["traces"]["methods"] | {"apr": nested.model_dump()}
-    params = small_params(methods=methods)
+    params = small_params(max_depth=2, methods=methods)
     make_traces(params, "apr", train, tokenizer, tmp_path / "t.parquet", 2)
     rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
     _check_rows(rows, params)
