@@ -47,15 +47,17 @@ def bfloat16_units() -> bool:
     return any(units.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def use_kernels(model: Any, precision: torch.dtype, of_gradients: torch.dtype | None = None) -> bool:
-    """Has the layers of `model` compute by the kernels; returns whether it does.
+def use_kernels(
+    model: Any, device: torch.device, precision: torch.dtype, of_gradients: torch.dtype | None = None
+) -> bool:
+    """Has the layers of `model`, which is to compute on `device`, do so by the kernels; returns whether.
 
     It does not on a GPU, for other architectures, with adapters, and without a C compiler. For packed rows
     only (`apr.training.attention`); a pass with a KV cache goes the model's own way. `precision`, float32 or
     bfloat16, is that of the operands of the layers' matrix products; `of_gradients`, if given, that of the
     products of the backward pass.
     """
-    if not _supports(model) or _library(precision) is None:
+    if device.type != "cpu" or not _supports(model) or _library(precision) is None:
         return False
     precisions = precision, of_gradients or precision
     for layer in model.model.layers:
@@ -67,7 +69,7 @@ def _supports(model: Any) -> bool:
     config = model.config
     return (
         type(model).__name__ in ARCHITECTURES
-        and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
+        and all(p.dtype == torch.float32 for p in model.parameters())
         and all(type(module) is torch.nn.Linear and module.bias is None
                 for name, module in model.named_modules() if name.endswith("_proj"))
         and config.hidden_act == "silu"

@@ -14,6 +14,7 @@ from apr.training.checkpoint import new_model
 from apr.training.layers import bfloat16_units, use_kernels
 
 SIZE = 40
+CPU = torch.device("cpu")
 LENGTHS = [33, 1, 16, 5, 47, 18]
 
 
@@ -53,7 +54,7 @@ def error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> fl
 def test_equals_the_layers_of_transformers(architecture, shape):
     model = new(architecture, *shape)
     wanted = gradients(copy.deepcopy(model), row(LENGTHS))
-    assert use_kernels(model, torch.float32)
+    assert use_kernels(model, CPU, torch.float32)
     assert error(gradients(model, row(LENGTHS)), wanted) < 1e-5
 
 
@@ -61,7 +62,7 @@ def test_equals_the_layers_of_transformers(architecture, shape):
 def test_threads_of_any_length_in_several_rows(lengths):
     model = new()
     wanted = gradients(copy.deepcopy(model), row(lengths, rows=3))
-    assert use_kernels(model, torch.float32)
+    assert use_kernels(model, CPU, torch.float32)
     assert error(gradients(model, row(lengths, rows=3)), wanted) < 1e-5
 
 
@@ -70,7 +71,7 @@ def test_bfloat16_differs_by_its_rounding(precision):
     """In both passes, or in the backward pass alone, which leaves the logits as they are."""
     model = new("qwen3", 4, 4, 32)
     wanted = gradients(copy.deepcopy(model), row(LENGTHS))
-    assert use_kernels(model, precision, of_gradients=torch.bfloat16)
+    assert use_kernels(model, CPU, precision, of_gradients=torch.bfloat16)
     found = gradients(model, row(LENGTHS))
     assert all(gradient.dtype == torch.float32 for gradient in found.values())
     logits = error({"": found.pop("logits")}, {"": wanted.pop("logits")})
@@ -81,7 +82,7 @@ def test_bfloat16_differs_by_its_rounding(precision):
 @torch.no_grad()
 def test_a_thread_does_not_reach_the_others():
     model, batch = new(), row(LENGTHS)
-    use_kernels(model, torch.bfloat16)
+    use_kernels(model, CPU, torch.bfloat16)
     before = model(**batch, use_cache=False).logits[0]
     batch["input_ids"][0, 34:50] = (batch["input_ids"][0, 34:50] + 7) % SIZE
     after = model(**batch, use_cache=False).logits[0]
@@ -94,7 +95,7 @@ def test_with_a_cache_a_model_goes_its_own_way():
     model, ids = new(), row([20])["input_ids"]
     whole = copy.deepcopy(model)(input_ids=ids, use_cache=False).logits
     model.set_attn_implementation("packed")
-    assert use_kernels(model, torch.bfloat16)
+    assert use_kernels(model, CPU, torch.bfloat16)
     model.set_attn_implementation("sdpa")
     cache = DynamicCache(config=model.config)
     parts = [model(input_ids=part, past_key_values=cache).logits for part in ids.split(7, 1)]
@@ -103,7 +104,7 @@ def test_with_a_cache_a_model_goes_its_own_way():
 
 def test_a_copy_has_weights_of_its_own():
     model = new()
-    use_kernels(model, torch.float32)
+    use_kernels(model, CPU, torch.float32)
     copied = copy.deepcopy(model)
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.zero_()
@@ -111,19 +112,20 @@ def test_a_copy_has_weights_of_its_own():
 
 
 def test_models_that_keep_their_own_layers(monkeypatch):
-    assert not use_kernels(new(heads=4, kv_heads=4, d=8), torch.float32)
+    assert not use_kernels(new(heads=4, kv_heads=4, d=8), CPU, torch.float32)
+    assert not use_kernels(new(), torch.device("cuda"), torch.float32)  # where it is moved to
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=SIZE, n_embd=32, n_layer=1, n_head=2))
-    assert not use_kernels(gpt2, torch.float32)
-    assert not use_kernels(new().bfloat16(), torch.float32)
+    assert not use_kernels(gpt2, CPU, torch.float32)
+    assert not use_kernels(new().bfloat16(), CPU, torch.float32)
     adapted = get_peft_model(new(), LoraConfig(target_modules="all-linear"))
-    assert not use_kernels(adapted, torch.float32)
-    assert not use_kernels(adapted.base_model.model, torch.float32)
+    assert not use_kernels(adapted, CPU, torch.float32)
+    assert not use_kernels(adapted.base_model.model, CPU, torch.float32)
     biased = new()
     biased.model.layers[1].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(64))
-    assert not use_kernels(biased, torch.float32)
+    assert not use_kernels(biased, CPU, torch.float32)
     monkeypatch.setattr(layers, "_library", lambda precision: None)
     model = new()
-    assert not use_kernels(model, torch.float32)
+    assert not use_kernels(model, CPU, torch.float32)
     assert "forward" not in vars(model.model.layers[0])
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -22,7 +23,9 @@ from apr.core.files import read_json
 from apr.core.params import Model, Params, Policy, Sweep
 from apr.core.provenance import provenance
 from apr.engine.checkpoint import resolve_device
+from apr.engine.interface import Sampling
 from apr.engine.runners import graphs
+from apr.engine.slots import SlotEngine
 from apr.evaluation.statistics import interval
 from apr.evaluation.sweep import evaluate
 from apr.pipeline.plan import load_scale
@@ -156,7 +159,8 @@ def tests(place: Place) -> None:
                 place.say(test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 2),
                           **dict(report.user_properties), **error)  # fmt: skip
 
-    options = ["-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/gpu", "tests/engine/test_static.py"]
+    options = ["-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/gpu", "tests/engine/test_static.py",
+               "tests/training/sft"]  # fmt: skip
     sys.exit(pytest.main(options, plugins=[Teller()]))
 
 
@@ -200,7 +204,7 @@ def memory() -> float | None:
 
 
 def decode(place: Place) -> None:
-    """Steps by graphs against launches, and `generate` on as many threads."""
+    """Steps by graphs against launches, and the engine against `generate` on the same work."""
     reach, sizes = (32, (2, 4)) if place.work.tiny else (512, (16, 256, 2048))
     device = resolve_device(place.params.engine.device)
     model = new_model(place.params.model, WORDS, 0, reach, 0).eval().to(device)
@@ -211,11 +215,23 @@ def decode(place: Place) -> None:
     threads, new = sizes[1], reach // 4
     prompts = torch.randint(0, WORDS, (threads, 8), device=device)
     given = {"do_sample": True, "max_new_tokens": new, "min_new_tokens": new, "pad_token_id": 0}
-    for turn in (1, 2):
+    engine, width = SlotEngine(model, (), threads, reach), prompts.shape[1] + new
+    plain = prompts.tolist()
+
+    def by_engine() -> None:
+        for key, prompt in enumerate(plain):
+            engine.open(key, prompt, Sampling(1.0, key), width)
+        while engine.busy:
+            for key, _ in engine.step():
+                engine.close(key)
+
+    for turn, (name, way) in product(
+        (1, 2), {"generate": lambda: model.generate(prompts, **given), "engine": by_engine}.items()
+    ):
         started = time.perf_counter()
-        model.generate(prompts, **given)
+        way()
         rate = round(threads * new / (time.perf_counter() - started))
-        place.say(generate=turn, threads=threads, tokens_per_second=rate)
+        place.say(**{name: turn}, threads=threads, tokens_per_second=rate)
 
 
 def rates(place: Place) -> None:

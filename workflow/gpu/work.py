@@ -1,5 +1,6 @@
 """A step of `workflow.gpu.quarter` in a process of its own."""
 
+import faulthandler
 import json
 import os
 from pathlib import Path
@@ -51,6 +52,7 @@ def perform(work: Work) -> None:
     log = os.open(work.out / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(log, stream)
+    faulthandler.enable()
     try:
         from workflow.gpu import steps
 

@@ -1,4 +1,4 @@
-"""CUDA graphs. Nothing in this file has met a GPU yet; on a CPU a tape of operations stands for them."""
+"""CUDA graphs; on a CPU a tape of operations stands for them."""
 
 import warnings
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def recorder(device: torch.device) -> Callable[[Run], Run | None] | None:
     """Makes of a step what does it again, or None if that cannot be."""
     if device.type != "cuda":
         return None
-    # Graphs share memory if they share a pool and a stream.
+    # Graphs share memory if they share a pool and a stream. A pool whose graphs are all gone takes no other.
     return partial(_graph, pool=torch.cuda.graph_pool_handle(), stream=torch.cuda.Stream(device))
 
 

@@ -48,6 +48,7 @@ class StaticModel(PaddedModel):
         super().reload(model)
         if self._read_from != (now := self._addresses()):
             self._read_from, self._recorded = now, {}
+            self._record = self._record and graphs.recorder(model.device)  # of a new pool
 
     def _addresses(self) -> list[int]:
         return [tensor.data_ptr() for tensor in chain(self._model.parameters(), self._model.buffers())]

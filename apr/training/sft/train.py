@@ -112,7 +112,7 @@ def _trainer(
     seconds = work / "seconds.jsonl" if rank() == 0 else None
     curves = Curves(sft.report_to, work.with_suffix(""))
     precision = _precision(params)
-    kernels = lora is None and use_kernels(model, precision)
+    kernels = lora is None and use_kernels(model, device, precision)
     # Without kernels a CPU is slower by autocast than in float32: only where it is asked for.
     autocast = not kernels and (device.type == "cuda" or sft.precision == "bfloat16")
     trainer = PackedSFTTrainer(

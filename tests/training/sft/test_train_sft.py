@@ -63,6 +63,20 @@ def trained(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("trained") / "sft")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision, allowed", [("float32", 1e-3), ("bfloat16", 2e-2)])
+def test_a_gpu_trains_as_a_cpu_does(train, tmp_path, precision, allowed, record_property, monkeypatch):
+    """And layers of transformers, which stand for it where there is none, as the kernels do."""
+    losses = []
+    for device in "cpu", "auto":
+        if device == "auto":
+            monkeypatch.setattr("apr.training.sft.train.use_kernels", lambda *_: False)
+        out = train(tmp_path / device, engine={"device": device}, sft={"precision": precision})
+        losses.append([json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()])
+    record_property("losses", losses)
+    assert losses[1] == pytest.approx(losses[0], rel=allowed)
+
+
 def test_curves_are_those_of_the_log(train, trained, tmp_path, monkeypatch):
     points = []
     monkeypatch.setattr(Curves, "write", lambda self, line: points.append(dict(line)))
