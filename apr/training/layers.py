@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import rms_norm
 
 from apr.core.compiled import CompilerError, load_library
 from apr.training.attention import thread_lengths
@@ -55,14 +56,29 @@ def use_kernels(
     It does not on a GPU, for other architectures, with adapters, and without a C compiler. For packed rows
     only (`apr.training.attention`); a pass with a KV cache goes the model's own way. `precision`, float32 or
     bfloat16, is that of the operands of the layers' matrix products; `of_gradients`, if given, that of the
-    products of the backward pass.
+    products of the backward pass. On a GPU it fuses norms (`fuse_norms`), whatever else the model has.
     """
+    if device.type == "cuda":
+        fuse_norms(model)
     if device.type != "cpu" or not _supports(model) or _library(precision) is None:
         return False
     precisions = precision, of_gradients or precision
     for layer in model.model.layers:
         layer.forward = partial(_forward, layer, layer.forward, model.config, precisions)
     return True
+
+
+def fuse_norms(model: torch.nn.Module) -> None:
+    """Has each RMSNorm be one operation, where `transformers` makes seven, with as many kernels backwards."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.forward = partial(_norm, module)
+
+
+def _norm(module: Any, hidden: Tensor) -> Tensor:
+    weight = module.weight
+    normed = rms_norm(hidden.float(), weight.shape, weight.float(), module.variance_epsilon)
+    return normed.to(torch.promote_types(hidden.dtype, weight.dtype))
 
 
 def _supports(model: Any) -> bool:

@@ -1,16 +1,26 @@
 """Passes of fixed shapes, replayed from tapes, against passes that are launched as they come."""
 
+import os
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 import apr.engine.slots
 from apr.engine.interface import Sampling
-from apr.engine.runners import graphs, static
+from apr.engine.runners import graphs, llama, static
 from apr.engine.runners.padded import PaddedModel
 from apr.engine.runners.static import StaticModel, reach_bucket, row_bucket
 from apr.engine.scheduler import Batch
@@ -19,8 +29,8 @@ from tests.engine.conftest import Tape
 
 VOCABULARY, WINDOW, SLOTS = 23, 48, 12
 SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": WINDOW,
-         "initializer_range": 0.2, "pad_token_id": None}  # fmt: skip
+         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+         "max_position_embeddings": WINDOW, "initializer_range": 0.2, "pad_token_id": None}  # fmt: skip
 
 
 def make_model(tiny_llama, kind: str):
@@ -30,6 +40,10 @@ def make_model(tiny_llama, kind: str):
         return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **shape)).eval()
     if kind == "qwen2":
         return Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True)).eval()
+    if kind == "llama of heads":
+        return LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
+    if kind == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**SHAPE)).eval()
     model = tiny_llama(VOCABULARY, WINDOW, attn_implementation="eager" if kind == "eager" else "sdpa")
     return model.bfloat16() if kind == "bfloat16" else model
 
@@ -65,13 +79,29 @@ def test_any_rows_give_what_the_launched_pass_gives(tiny_llama, tapes, kind):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("kind", ["llama", "eager", "qwen2", "gpt2", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "llama of heads", "qwen2", "qwen3", "gpt2", "bfloat16"])
 def test_any_rows_give_what_the_launched_pass_gives_by_cuda_graphs(tiny_llama, kind):
     check_rows(make_model(tiny_llama, kind).cuda(), kind == "bfloat16")
 
 
+@pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="no TRITON_INTERPRET=1")
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["llama of heads", "qwen2", "qwen3"])
+def test_steps_in_triton_give_what_the_launched_pass_gives(tiny_llama, kind, groups, monkeypatch):
+    """By its interpreter. On a GPU the test before is of them."""
+    monkeypatch.setattr(llama, "DEVICES", ("cpu",))
+    monkeypatch.setitem(SHAPE, "num_key_value_heads", groups)
+    model = make_model(tiny_llama, kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # norms, which are ones, and biases, which are zeros
+                parameter.uniform_(0.5, 1.5)
+    assert StaticModel(model, SLOTS, WINDOW).any_slots
+    check_rows(model, False, recorded=False)
+
+
 @torch.inference_mode()
-def check_rows(model, rounded: bool) -> int:
+def check_rows(model, rounded: bool, recorded: bool = True) -> int:
     """Threads of any length in any slots: all that they have, then a token of some of them at a time. How
     many passes were recorded."""
     rng = np.random.default_rng(0)
@@ -94,7 +124,8 @@ def check_rows(model, rounded: bool) -> int:
         else:
             assert tokens.tolist() == expected.tolist()
             np.testing.assert_allclose(logprobs, about, atol=1e-5)
-    assert {prefix for _, _, prefix in one._recorded} == {True, False}
+    if recorded:
+        assert {prefix for _, _, prefix in one._recorded} == ({False} if one.any_slots else {True, False})
     return len(one._recorded)
 
 

@@ -111,6 +111,28 @@ def test_a_copy_has_weights_of_its_own():
     assert not torch.equal(model(**row([9])).logits, copied(**row([9])).logits)
 
 
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_norms_of_one_operation(kept):
+    """As those of transformers, with gradients, in any precision of what they are given."""
+    torch.manual_seed(0)
+    model, given = new().model, torch.randn(3, 5, 64).to(kept)
+    norms = model.norm, model.layers[0].self_attn.q_norm
+    for norm in norms:
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    expected, found = [], []
+    for results in expected, found:
+        for norm in norms:
+            x = given[..., : len(norm.weight)].clone().requires_grad_()
+            y = norm(x)
+            gradients = torch.autograd.grad(y.float().square().sum(), [x, norm.weight])
+            results += [y, *gradients]
+        layers.fuse_norms(model)
+    close = {"rtol": 1e-5, "atol": 1e-5} if kept == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, **close)
+
+
 def test_models_that_keep_their_own_layers(monkeypatch):
     assert not use_kernels(new(heads=4, kv_heads=4, d=8), CPU, torch.float32)
     assert not use_kernels(new(), torch.device("cuda"), torch.float32)  # where it is moved to

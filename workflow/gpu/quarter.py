@@ -7,7 +7,8 @@ fork of one process that has imported PyTorch, which is ended when its time is u
 are printed and in OUT/figures.jsonl as soon as they are known; what else is said is in OUT/log.txt. Models
 and evaluations are in OUT as soon as they are made. After the first step nothing but the end of the time ends
 the script: later steps take what there is. A second command, with --go-on, goes on by RL from what is in
-gpu-work. With --tiny every step is rehearsed at the smallest sizes, with --device cpu without a GPU.
+gpu-work, or by the steps that --only names. With --tiny every step is rehearsed at the smallest sizes, with
+--device cpu without a GPU.
 """
 
 import argparse
@@ -30,7 +31,7 @@ STEPS = (
     Step("tests", 80),
     Step("try_rl", 45),
     Step("decode", 30),
-    Step("rates", 40),
+    Step("rates", 60),
     Step("sft", 200, kept=50),
     Step("evaluate", 40, phase="sft"),
     Step("rl", 250, kept=45),
@@ -142,7 +143,7 @@ def main() -> None:
                 sys.exit("the machine is not as it has to be")
     background = None if args.go_on else quarter.start(TRACES, args.seconds)
     try:
-        for step in AGAIN if args.go_on else STEPS:
+        for step in AGAIN if args.go_on and not args.only else STEPS:
             if args.only is None or step.name in args.only:
                 quarter.run(step)
                 if step.name == "tests":

@@ -222,8 +222,8 @@ def decode(place: Place) -> None:
         for key, prompt in enumerate(plain):
             engine.open(key, prompt, Sampling(1.0, key), width)
         while engine.busy:
-            for key, _ in engine.step():
-                engine.close(key)
+            for ended, _ in engine.step():
+                engine.close(ended)
 
     for turn, (name, way) in product(
         (1, 2), {"generate": lambda: model.generate(prompts, **given), "engine": by_engine}.items()
@@ -235,10 +235,13 @@ def decode(place: Place) -> None:
 
 
 def rates(place: Place) -> None:
-    """Supervised training of 22M parameters, for as long as there is."""
-    file = wait(place, "some.parquet")
-    params = place.params if place.work.tiny else place.params.model_copy(update={"model": LARGE})
-    supervise(place, params, file, place.at("rates"))
+    """Supervised training of the model, then of 22M parameters, each as long as the other."""
+    file, begun = wait(place, "some.parquet"), time.monotonic()
+    few = min(60_000_000, place.params.sft.tokens[METHOD])
+    params = changed(place.params, sft={"tokens": place.params.sft.tokens | {METHOD: few}})
+    supervise(place, params, file, place.at("rates"), (begun + place.deadline) / 2)
+    large = params if place.work.tiny else params.model_copy(update={"model": LARGE})
+    supervise(place, large, file, place.at("rates_large"))
 
 
 def sft(place: Place) -> None:
@@ -256,10 +259,12 @@ def wait(place: Place, name: str) -> Path:
     return place.at(name)
 
 
-def supervise(place: Place, params: Params, file: Path, out: Path) -> None:
+def supervise(
+    place: Place, params: Params, file: Path, out: Path, deadline: float | None = None
+) -> None:
     seconds = out.with_name(f"{out.name}.seconds.jsonl")
     with follow(place, out.with_name(f"{out.name}.work") / "seconds.jsonl", seconds, every=20):
-        train_sft(params, METHOD, file, place.tokenizer, out, deadline=place.deadline)
+        train_sft(params, METHOD, file, place.tokenizer, out, deadline=deadline or place.deadline)
     lines = [json.loads(line) for line in seconds.open()][1:]
     means = {name: fmean(line[name] for line in lines) for name in ("tokens_per_second", "peak_share")
              if lines and name in lines[0]}  # fmt: skip

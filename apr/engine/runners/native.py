@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy import ndarray as Array
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from apr.core.compiled import CompilerError, load_library
+from apr.engine.runners.llama import plain
 from apr.engine.sampling import NOT_FINITE
 from apr.engine.scheduler import Table
 
@@ -28,8 +29,6 @@ and are read from memory in every step, which has to be worth it."""
 CACHED = 32 << 20
 STEPS, WORK = 25, 1 << 30
 """Most steps of a call, and multiplications of a group in it unless it is one step: a call is to end soon."""
-ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 SOURCE = Path(__file__).parents[1] / "native.c"
 OPTIONS = ("-fno-math-errno", "-fno-trapping-math", "-fopenmp")
@@ -98,20 +97,7 @@ class NativeModel:
     @staticmethod
     def supports(model: PreTrainedModel) -> bool:
         """Whether `model` is what this class computes, and there is a library to do it."""
-        config = model.config
-        if type(model).__name__ not in ARCHITECTURES or model.device.type != "cpu":
-            return False
-        linear = {name: module for name, module in model.named_modules() if name.endswith("_proj")}
-        biased = {name.rpartition(".")[2] for name, module in linear.items() if module.bias is not None}
-        plain = (
-            all(parameter.dtype == torch.float32 for parameter in model.parameters())
-            and all(type(module) is nn.Linear for module in linear.values())  # no adapters
-            and biased <= {"q_proj", "k_proj", "v_proj"}
-            and config.hidden_act == "silu"
-            and config.rope_parameters["rope_type"] in STATIC_ROPE
-            and not getattr(config, "use_sliding_window", False)
-        )
-        return plain and load_native() is not None
+        return model.device.type == "cpu" and plain(model) and load_native() is not None
 
     @torch.no_grad()
     def reload(self, model: Any) -> None:

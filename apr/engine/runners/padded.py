@@ -26,6 +26,8 @@ class PaddedModel:
     """A `Runner` of any model, on any device."""
 
     ragged = False
+    any_slots = False
+    """Whether a step reads the cache of any slots without a copy."""
     slack = PREFILL_SLACK
 
     def __init__(self, model: PreTrainedModel, slots: int, window: int):
@@ -78,7 +80,7 @@ class PaddedModel:
         that saves a copy of the cache."""
         last, count = batch.end - 1, len(batch.slots)
         first, rows = self._rows(int(batch.slots.max()) + 1), self._rows(count)
-        prefix = first <= 2 * rows
+        prefix = not self.any_slots and first <= 2 * rows
         rows, places = (first, batch.slots) if prefix else (rows, np.arange(count))
         given = self._host.numpy()
         # Rows that nobody reads keep the rest of an earlier step, and write where nobody reads.

@@ -1,19 +1,22 @@
 """Decoding in passes of a few fixed shapes, so that a GPU can record each once and then replay it.
 
-Shapes are buckets of rows and of positions that attention sees: with 2,048 slots and a window of 512 less
-than a hundred, each recorded when it is first met. A step then costs what the GPU computes, not the launching
-of a hundred kernels. Passes that read prompts or joined tokens are launched as they come: they have many
-shapes, and the scheduler lets threads wait until a pass is worth it. Nothing is compiled: that would take
-seconds for each shape, where recording takes milliseconds.
+Shapes are buckets of rows and, where the pass is that of `transformers` and not a `LlamaStep`, of positions
+that attention sees: with 2,048 slots twelve, or less than a hundred, each recorded when it is first met. A
+step then costs what the GPU computes, not the launching of a hundred kernels. Passes that read prompts or
+joined tokens are launched as they come: they have many shapes, and the scheduler lets threads wait until a
+pass is worth it. No pass is compiled: that would take seconds for each shape, where recording takes
+milliseconds.
 """
 
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
 
+import torch
 from transformers import PreTrainedModel
 
 from apr.engine.runners import graphs
+from apr.engine.runners.llama import LlamaStep
 from apr.engine.runners.padded import PREFILL_TOKENS, PaddedModel
 
 ROWS, MANY = 16, 256
@@ -42,11 +45,15 @@ class StaticModel(PaddedModel):
         self._record = graphs.recorder(model.device)
         self._recorded: dict[tuple[int, int, bool], Callable[[], object]] = {}
         self._read_from = self._addresses()
+        self._step = LlamaStep(model, self._cache, window) if LlamaStep.supports(model) else None
+        self.any_slots = self._step is not None
 
     def reload(self, model: PreTrainedModel) -> None:
         """What is recorded reads the weights where they were, and is kept only if they still are."""
         super().reload(model)
-        if self._read_from != (now := self._addresses()):
+        if self._step is not None:
+            self._step.reload(model)
+        elif self._read_from != (now := self._addresses()):
             self._read_from, self._recorded = now, {}
             self._record = self._record and graphs.recorder(model.device)  # of a new pool
 
@@ -57,7 +64,13 @@ class StaticModel(PaddedModel):
         return row_bucket(count, self._host.shape[1])
 
     def _reach(self, end: int) -> int:
-        return reach_bucket(end, self._window)
+        return self._window if self._step is not None else reach_bucket(end, self._window)
+
+    def _logits(self, ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, writes: torch.Tensor,
+                reach: int, prefix: bool) -> torch.Tensor:  # fmt: skip
+        if self._step is None or ids.shape[1] > 1:
+            return super()._logits(ids, positions, slots, writes, reach, prefix)
+        return self._step.logits(ids[:, 0], positions[:, 0], slots, writes[:, 0])
 
     def _run(self, rows: int, reach: int, prefix: bool) -> None:
         """Recording a step does it, too."""
