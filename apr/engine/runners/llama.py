@@ -6,7 +6,7 @@ thread has. The result is that of the `transformers` model up to rounding.
 """
 
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class LlamaStep:
         self._heads, self._groups = config.num_attention_heads, config.num_key_value_heads
         self._epsilon, self._weights = config.rms_norm_eps, weights(model, window)
         like = self._weights[0].new_empty(1, self._groups, 1, d)
-        self._layers: Any = cache.layers
+        self._layers = cast(list[Any], cache.layers)
         for layer in self._layers:
             if not layer.is_initialized:
                 layer.lazy_initialization(like, like)
