@@ -218,7 +218,7 @@ class Policy(Section):
     """How much of a solved problem's worth `critical_path` and `parallel` give to the shape of a rollout."""
     anneal_share: Share = 1.0
     """Share of the steps over which the bonus of `parallel` falls to nothing."""
-    credit: Literal["broadcast", "own", "difference", "oracle"] = "broadcast"
+    credit: Literal["broadcast", "centred", "own", "difference", "oracle"] = "broadcast"
     """What of it each thread is given: a file of `apr/training/rl/credit`."""
 
     @property

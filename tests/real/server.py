@@ -31,8 +31,9 @@ class Vllm:
         """Starts it, at the port that it had before; `wait` returns when it is up."""
         command = [VLLM, "serve", self.model, "--served-model-name", "apr", "--dtype", "float32",
                    "--max-model-len", str(self.window), "--logprobs-mode", "processed_logprobs",
-                   "--enforce-eager", "--enable-scale-out", "--host", "127.0.0.1",
-                   "--port", str(self.port)]  # fmt: skip
+                   "--enforce-eager", "--enable-scale-out", "--host", "127.0.0.1", "--port", str(self.port),
+                   # A prompt read in parts, of a request with a seed, ends vLLM 0.32 on a CPU.
+                   "--no-enable-chunked-prefill"]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with self.log.open("a") as log:
             self._process = subprocess.Popen(command, env=environment | ENVIRONMENT, cwd=self.log.parent,

@@ -57,7 +57,7 @@ computes() {
     kill -0 "$run" || { say "snakemake has ended before $1, see $there/snakemake.log"; exit 1; }
     local pid
     for pid in $(working "apr run $1"); do
-        job=$(sed -zn 's/^SLURM_JOB_ID=//p' "/proc/$pid/environ" | tr -d '\0')
+        job=$(sed -zn 's/^SLURM_JOB_ID=//p' "/proc/$pid/environ" 2>/dev/null | tr -d '\0')
         if ((job > last)) && [[ $(squeue --noheader --jobs="$job" --format=%T) == RUNNING ]]; then return; fi
     done
     return 1

@@ -120,6 +120,14 @@ def test_broadcast_is_grpos_advantage_for_every_thread(step):
     assert CREDITS["broadcast"](group([0.1] * 5), step) is None
 
 
+def test_centred_advantages_are_as_small_as_what_rewards_differ_in(step):
+    found = CREDITS["centred"](group([1.0, 0.0, 0.0, 1.0], threads=3), step)
+    assert found == [[1.0] * 3, [-1.0] * 3, [-1.0] * 3, [1.0] * 3]
+    near = CREDITS["centred"](group([0.96, 1.0], threads=2), step)
+    assert near == [pytest.approx([-0.04] * 2), pytest.approx([0.04] * 2)]
+    assert CREDITS["centred"](group([0.1] * 5), step) is None
+
+
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 16, 33])
 def test_broadcast_is_trls_to_the_last_bit(step, size):
     """Of all groups of a batch at once, as `GRPOTrainer` computes it."""
