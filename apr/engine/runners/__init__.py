@@ -1,4 +1,5 @@
-"""A model and its KV cache, three ways: in C on a CPU, padded anywhere, in fixed shapes on a GPU."""
+"""A model and its KV cache, three ways: in C on a CPU, padded anywhere, in fixed shapes on a GPU, there of
+Llamas and Qwens by a kernel."""
 
 from typing import Protocol
 
