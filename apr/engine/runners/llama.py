@@ -100,7 +100,7 @@ class LlamaStep:
 
 @torch.no_grad()
 def weights(model: Any, window: int) -> list[Tensor]:
-    """Those of `LlamaStep`: five, and eight a layer. All are new."""
+    """Embedding, output layer, last norm, cosines and sines (window + 1, d), and eight of each layer: copies."""
     inner = model.model
     positions = torch.arange(window + 1, device=model.device)[None]
     cosine, sine = (table[0] for table in inner.rotary_emb(inner.embed_tokens.weight, positions))
