@@ -100,7 +100,7 @@ class LlamaStep:
 
 @torch.no_grad()
 def weights(model: Any, window: int) -> list[Tensor]:
-    """Embedding, output layer, last norm, cosines and sines (window + 1, d), and eight of each layer: copies."""
+    """Copies of embedding, output layer, last norm, cosines and sines (window + 1, d), and eight a layer."""
     inner = model.model
     positions = torch.arange(window + 1, device=model.device)[None]
     cosine, sine = (table[0] for table in inner.rotary_emb(inner.embed_tokens.weight, positions))
