@@ -1,10 +1,20 @@
-"""Attention of a decoding step, as a Triton kernel."""
+"""Attention of a decoding step, as a Triton kernel; None without Triton, which comes with GPUs."""
 
-import triton
-import triton.language as tl
+from types import SimpleNamespace
+from typing import Any
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton, tl = None, SimpleNamespace(constexpr=None)
 
 
-@triton.jit
+def jit(kernel: Any) -> Any:
+    return triton and triton.jit(kernel)
+
+
+@jit
 def attend(
     projected, bias, norms, cosine, sine, positions, slots, writes, keys, values, attended,
     epsilon, scale, room, biased: tl.constexpr, normed: tl.constexpr, heads: tl.constexpr,

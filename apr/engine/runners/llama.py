@@ -14,11 +14,7 @@ from torch.nn.functional import rms_norm, silu
 from transformers import PreTrainedModel
 
 from apr.engine.cache import SlotCache
-
-try:
-    from apr.engine.runners.attend import attend
-except ImportError:  # of Triton, which comes with PyTorch for GPUs
-    attend = None
+from apr.engine.runners.attend import attend
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")

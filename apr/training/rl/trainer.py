@@ -32,8 +32,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         super().__init__(reward_funcs=_no_reward, train_dataset=dataset, **given)  # type: ignore[arg-type]
         for model in filter(None, (self.model, self.ref_model)):
             # As the sampler decodes; gradients need not be as exact as the ratio to what it sampled.
-            device = self.accelerator.device
-            use_kernels(model, device, torch.float32, of_gradients=quickest(device))
+            use_kernels(model, self.accelerator.device, torch.float32, quickest(self.accelerator.device))
         self.remove_callback(PrinterCallback)
         self._sample, self._skeleton = sample, before_sharding(self)
 

@@ -45,7 +45,7 @@ from apr.training.traces import TRACE_SCHEMA, make_traces
 ROOT = Path(__file__).parents[3]
 SUMS = [f" {a} + {b} = {a + b}, {a + b} - {b} = {a}, {a} * {b} = {a * b}, {a * b} / {a} = {b}\n"
         for a in range(1, 13) for b in range(1, 13)]  # fmt: skip
-TEXT = "".join([(ROOT / name).read_text() for name in ("README.md", "docs/learning.md")] + SUMS * 6)
+TEXT = "".join([(ROOT / "LICENSE").read_text()] * 4 + SUMS * 6)  # which nobody edits
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.1}  # fmt: skip
 FAMILIES = {
