@@ -79,7 +79,7 @@ def test_any_rows_give_what_the_launched_pass_gives(tiny_llama, tapes, kind):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("kind", ["llama", "llama of heads", "qwen2", "qwen3", "gpt2", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "llama of heads", "eager", "qwen2", "qwen3", "gpt2", "bfloat16"])
 def test_any_rows_give_what_the_launched_pass_gives_by_cuda_graphs(tiny_llama, kind):
     check_rows(make_model(tiny_llama, kind).cuda(), kind == "bfloat16")
 
