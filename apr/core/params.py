@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -47,6 +47,9 @@ from apr.core.settings import (
 
 Join = Literal["all", "any"]
 """What a parent waits for: all its children, or the first that returns something."""
+Devices = Literal[1, 2, 4, 8, 16]
+DEVICES: tuple[int, ...] = get_args(Devices)
+"""How many a rollout is replayed on (`apr.rollouts.replay`)."""
 OF_TASK = ("problems", "methods", "tokens", "policies", "sweeps")
 """What a preset that names a `task` says anew, whole."""
 LABELLED = ("own", "difference", "oracle")

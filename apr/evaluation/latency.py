@@ -10,17 +10,18 @@ import numpy as np
 
 from apr.core.errors import ParamsError
 from apr.core.files import write_json
-from apr.core.params import Params
+from apr.core.params import DEVICES, Params
 from apr.core.progress import track
 from apr.engine.checkpoint import resolve_device
 from apr.engine.servers.remote import RemoteDecoder
 from apr.engine.slots import SlotEngine
-from apr.evaluation.latency_model import DEVICES, Costs, Part, measure_costs, parts_of, replay
+from apr.evaluation.latency_model import measure_costs
 from apr.evaluation.points import ModelId, Point, first_problems, greedy_points, timed
 from apr.evaluation.results import TIMED, percentiles
 from apr.evaluation.sweep import make_request
 from apr.language.tokenizer import load_language
 from apr.rollouts.decoding import open_decoder, orchestrate
+from apr.rollouts.replay import Costs, Part, parts_of, replay
 from apr.rollouts.rollout import Rollout
 from apr.rollouts.verdict import judge
 from apr.tasks import open_task

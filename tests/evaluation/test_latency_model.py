@@ -3,7 +3,8 @@
 import pytest
 
 from apr.engine.interface import Segment
-from apr.evaluation.latency_model import Costs, Part, measure_costs, parts_of, replay
+from apr.evaluation.latency_model import measure_costs
+from apr.rollouts.replay import Costs, Part, in_steps, parts_of, replay
 from apr.rollouts.rollout import Rollout, Spawn, Thread
 
 FREE = {1: 0.0}
@@ -54,6 +55,25 @@ def test_threads_that_begin_together_are_dealt_to_devices():
     # the first and the third on one device, so the second is the last to end
     assert replay(samples, EVEN, 2, 3) == 5 == replay(samples, EVEN, 8, 3)
     assert replay(samples[1:2], DEAR, 1) == replay(samples[1:2], DEAR, 8, 1)
+
+
+def test_a_family_in_steps_of_one_thread():
+    """Half a step for each token more: of all that is read but a token of each thread, and of further
+    threads."""
+    # root 1 + 2 / 2, and 1; both children 1 + 1 / 2 + 2 / 2, then 4 for the longer one; root 1 + 3 / 2, and 2
+    assert replay(FAMILY, in_steps(0.5), 1) == 3 + (2.5 + 4) + 4.5
+    # on two devices they share no step: 1 + 1 / 2, and 4
+    assert [replay(FAMILY, in_steps(0.5), devices) for devices in (2, 16)] == [3 + (1.5 + 4) + 4.5] * 2
+    assert replay(FAMILY, in_steps(0.0), 1) == 2 + 5 + 3, "the longest chain"
+
+
+def test_a_thread_that_comes_within_a_step_waits_for_its_end():
+    costs = Costs({1: 1.0, 2: 1.25}, FREE, {1: 1.0})
+    tree = [[Part(1, 1, [1, 2, 3])], [Part(1, 6, [])], [Part(1, 3, [4, 5, 6])], [Part(1, 6, [])],
+            [Part(1, 2, [])], [Part(1, 2, [])], [Part(1, 5, [])]]  # fmt: skip
+    # 1 and 3 share the first device, 2 has the other to itself, where it spawns at 1 + 3; the last of its
+    # three children comes to the first device within its third step and joins the fourth, of 1.5, at 4.75
+    assert replay(tree, costs, 2) == 1 + 3 * 1.25 + 3 * 1.5 + 2
 
 
 def test_grandchildren_and_several_spawns():

@@ -7,12 +7,12 @@ import pytest
 
 from apr.core.files import read_rows, write_rows
 from apr.core.params import load_params
-from apr.evaluation.latency_model import Part, parts_of
 from apr.evaluation.points import Point
 from apr.evaluation.results import Cell, Key
 from apr.results.report.trees import choose, compared
 from apr.results.threads import rollout_entry, timeline
 from apr.rollouts.records import THREAD_SCHEMA, rollouts_of, rows_of
+from apr.rollouts.replay import Part, parts_of
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
 from apr.tasks import open_task
 from apr.tasks.countdown.problem import Problem

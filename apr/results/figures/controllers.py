@@ -1,6 +1,6 @@
 """Who decides how much is decoded: votes over serial samples, a number of children, or the model itself.
 
-And which number of children is best for how many devices, by the model of `apr.evaluation.latency_model`.
+And which number of children is best for how many devices, by the model of `apr.rollouts.replay`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from apr.core.params import Params
-from apr.evaluation.latency_model import DEVICES, Costs, Part, replay
+from apr.core.params import DEVICES, Params
 from apr.evaluation.results import Cell, Key
 from apr.evaluation.statistics import cons_at, most_at, stop_at
 from apr.results import paper
@@ -19,6 +18,7 @@ from apr.results.evidence import Evidence, Row, accuracy, mean
 from apr.results.figures import style
 from apr.results.figures.exhibit import Exhibit
 from apr.results.figures.paired import rivals
+from apr.rollouts.replay import Costs, Part, replay
 
 SHOWN = (1, 2, 8)
 """Devices of the table."""

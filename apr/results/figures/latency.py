@@ -1,7 +1,7 @@
 """Accuracy against sequential tokens and latency: Figure 6, kinds of join, and more devices.
 
 A parent of the paper waits for all its children. Latency on more devices, of which the paper has 8, is by the
-model of `apr.evaluation.latency_model`.
+model of `apr.rollouts.replay`.
 """
 
 import numpy as np

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from apr.evaluation.latency_model import Part, parts_of
 from apr.language import Malformed
+from apr.rollouts.replay import Part, parts_of
 from apr.rollouts.rollout import Rollout, Status
 from apr.rollouts.verdict import judge
 from apr.tasks.task import Problem, Task
