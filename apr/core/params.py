@@ -5,7 +5,7 @@ key, or another preset (`over`); one that names a `task` replaces what is a task
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from itertools import product
@@ -47,9 +47,11 @@ from apr.core.settings import (
 
 Join = Literal["all", "any"]
 """What a parent waits for: all its children, or the first that returns something."""
+Unit = Literal["tokens", "children", "devices"]
+"""What a condition counts."""
 Devices = Literal[1, 2, 4, 8, 16]
 DEVICES: tuple[int, ...] = get_args(Devices)
-"""How many a rollout is replayed on (`apr.rollouts.replay`)."""
+"""What a prompt can ask for of them, and how many a rollout is replayed on (`apr.rollouts.replay`)."""
 OF_TASK = ("problems", "methods", "tokens", "policies", "sweeps")
 """What a preset that names a `task` says anew, whole."""
 LABELLED = ("own", "difference", "oracle")
@@ -77,6 +79,9 @@ class Grammar(Section):
     """SoS+ token budgets are multiples of this (paper: 512)."""
     max_children: Annotated[Positive, Field(le=10**4)] = 10
     """Largest number of children of one spawn, and that a prompt can ask for (paper: 10)."""
+    devices: bool = False
+    """Whether a prompt can ask for devices: there is a word for it then, and evaluations have the time of
+    each rollout on 1 to 16 of them, in steps of one thread."""
 
 
 class TraceMethod(Section):
@@ -91,6 +96,9 @@ class TraceMethod(Section):
     cut_share: Share = 0.75
     """Serial methods: share of the conditioned traces that are asked for fewer tokens than they need, and
     give up there."""
+    devices_share: Share = 0.0
+    """Methods that spawn: share of root prompts that ask for a number of devices instead, at random, which
+    says nothing of the trace: the word is known then, and RL gives it a meaning."""
 
     @property
     def spawns(self) -> int:
@@ -103,8 +111,8 @@ class TraceMethod(Section):
         return int(self.spawns > 0)
 
     @property
-    def counts(self) -> Literal["tokens", "children"]:
-        """What a condition counts."""
+    def counts(self) -> Unit:
+        """What a condition on its traces counts."""
         return "children" if self.spawns else "tokens"
 
 
@@ -211,14 +219,18 @@ class Policy(Section):
     """Condition on this number of children in every prompt; null leaves prompts unconditioned."""
     tokens: Positive | None = None
     """Condition on this budget of tokens instead, where the method has serial demonstrations."""
+    devices: Distinct[Devices] | None = None
+    """Condition on one of these numbers of devices instead, drawn for each problem of a step, where the
+    method has a `devices_share`."""
     kl: Real = 0.001
     """KL coefficient (paper: 0.001 APR, 0.01 SoS+)."""
     steps: Positive | None = None
     """Steps of this policy; null for `rl.steps`."""
-    reward: Literal["outcome", "critical_path", "parallel"] = "outcome"
+    reward: Literal["outcome", "critical_path", "latency", "parallel"] = "outcome"
     """What a rollout is worth: a file of `apr/training/rl/rewards`."""
     reward_weight: Share = 0.2
-    """How much of a solved problem's worth `critical_path` and `parallel` give to the shape of a rollout."""
+    """How much of a solved problem's worth `critical_path`, `latency` and `parallel` give to the shape of a
+    rollout."""
     anneal_share: Share = 1.0
     """Share of the steps over which the bonus of `parallel` falls to nothing."""
     credit: Literal["broadcast", "centred", "own", "difference", "oracle"] = "broadcast"
@@ -226,7 +238,7 @@ class Policy(Section):
 
     @property
     def amount(self) -> int | None:
-        """What its prompts ask for, of children or of tokens."""
+        """What all its prompts ask for, of children or of tokens."""
         return self.tokens if self.children is None else self.children
 
 
@@ -298,6 +310,11 @@ class Engine(Section):
     """vLLM: the name that the model is served under."""
     timeout: Annotated[PositiveReal, Field(le=1e6)] = 120.0
     """Seconds that a server may take to answer."""
+    token_cost: Real = 0.5
+    """Of replayed rollouts, where prompts ask for devices: what a device's step takes longer for each token
+    more, of a further thread or of what is read, in steps of one thread that samples. One core, by the costs
+    that `apr.evaluation.latency_model` measures of the models in `models/`: 0.5 to 0.6 for a thread, 0.3 to
+    0.5 for a token that is read."""
 
 
 class Sweep(Section):
@@ -370,8 +387,18 @@ class Params(Section):
             deepest = max(part.deepest for part in self.traces.parts(name).values())
             _require(deepest <= max(1, self.engine.max_depth), f"traces.methods.{name}", deepest,
                      f"threads nested at most engine.max_depth = {self.engine.max_depth} deep")
+            share = max(part.devices_share for part in self.traces.parts(name).values())
+            _require(share == 0 or (spawns > 0 and self.grammar.devices),
+                     f"traces.methods.{name}.devices_share", share,
+                     "0, or with a solver that spawns where grammar.devices is true")
         _require(methods == set(self.sft.tokens), "sft.tokens", sorted(self.sft.tokens),
                  f"one entry for each of traces.methods: {sorted(methods)}")
+        self._require_policies()
+        self._require_sweeps()
+        return self
+
+    def _require_policies(self) -> None:
+        methods = self.traces.methods
         for name, policy in self.rl.policies.items():
             _require(policy.method in methods, f"rl.policies.{name}.method", policy.method,
                      f"one of {sorted(methods)}")
@@ -381,11 +408,15 @@ class Params(Section):
             _require(policy.tokens is None or (policy.children is None and self.condition_kind(
                 policy.method, policy.tokens) == "tokens"), f"rl.policies.{name}.tokens", policy.tokens,
                 "null, or with a method that has serial demonstrations, and without children")  # fmt: skip
+            able = any(part.devices_share for part in self.traces.parts(policy.method).values())
+            _require(policy.devices is None or (policy.amount is None and able),
+                     f"rl.policies.{name}.devices", policy.devices,
+                     "null, or with a method that has a devices_share, without children or tokens")
+            _require(policy.devices is not None or policy.reward != "latency", f"rl.policies.{name}.reward",
+                     policy.reward, "one that needs no devices, or with devices")
             _require(policy.credit not in LABELLED or task_class(self.task).needs,
                      f"rl.policies.{name}.credit", policy.credit,
                      f"one without labels of children, of which the task {self.task} has none")
-        self._require_sweeps()
-        return self
 
     def _require_sweeps(self) -> None:
         for name, sweep in self.eval.sweeps.items():
@@ -395,13 +426,17 @@ class Params(Section):
                          f"for stage {stage}: {sorted(allowed)}")
                 method = model if stage == "sft" else self.rl.policies[model].method
                 for amount in (amount for amount in sweep.conditions if amount is not None):
-                    unit = self.condition_kind(method, amount)
-                    low, most = (0, self.grammar.max_children) if unit == "children" else (1, MOST)
-                    _require(low <= amount <= most, f"eval.sweeps.{name}.conditions", amount,
-                             f"for {stage}/{model}: {low} to {most} {unit}")
+                    unit = self.condition_kind(method, amount, model if stage == "rl" else None)
+                    known: Sequence[int] = {"children": range(self.grammar.max_children + 1),
+                                            "tokens": range(1, MOST + 1)}.get(unit, DEVICES)  # fmt: skip
+                    said = ", ".join(map(str, known)) if unit == "devices" else f"{known[0]} to {known[-1]}"
+                    _require(amount in known, f"eval.sweeps.{name}.conditions", amount,
+                             f"for {stage}/{model}: {said} {unit}")
 
-    def condition_kind(self, method: str, amount: int) -> Literal["tokens", "children"]:
-        """Returns what so much counts in a prompt for the model of a method."""
+    def condition_kind(self, method: str, amount: int, policy: str | None = None) -> Unit:
+        """Returns what so much counts in a prompt for the model of a method, or of a policy after RL."""
+        if policy is not None and self.rl.policies[policy].devices:
+            return "devices"
         counted = {part.counts for part in self.traces.parts(method).values()}
         if len(counted) == 1:
             return counted.pop()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from apr.core.errors import DataError, ParamsError
-from apr.core.params import Join, Params
+from apr.core.params import Join, Params, Unit
 from apr.tasks.problems import read_problems
 from apr.tasks.task import Problem, Task
 
@@ -38,9 +38,10 @@ class ModelId(NamedTuple):
         """Returns the method of the traces that it learnt from, before RL too."""
         return params.rl.policies[self.name].method if self.phase == "rl" else self.name
 
-    def condition_kind(self, params: Params, amount: int) -> Literal["tokens", "children"]:
-        """Returns what a condition counts: children where the solver spawns, tokens where it is serial."""
-        return params.condition_kind(self.method(params), amount)
+    def condition_kind(self, params: Params, amount: int) -> Unit:
+        """Returns what a condition counts: children where the solver spawns, tokens where it is serial, and
+        devices of a policy that was trained to be asked for them."""
+        return params.condition_kind(self.method(params), amount, self.name if self.phase == "rl" else None)
 
 
 def evaluated(params: Params) -> list[ModelId]:

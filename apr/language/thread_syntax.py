@@ -1,10 +1,11 @@
 """Framing of prompts, spawn, join and end, on token ids: all of the language that is not the task's."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from apr.core.params import Unit
 from apr.language.vocabulary import BaseVocabulary
 
 FRAMING = ("<pad>", "<unk>", "<root>", "<child>", "go", "spawn", "run", "joined", "resume", "join",
@@ -22,7 +23,7 @@ class Malformed(NamedTuple):
 class Condition(NamedTuple):
     """The budget asked for in a root's prompt (paper, section 3.4)."""
 
-    kind: Literal["tokens", "children"]
+    kind: Unit
     amount: int
 
 

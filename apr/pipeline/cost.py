@@ -147,15 +147,16 @@ class Estimate:
         return cost._replace(work=cost.decoded + trained, trained=trained, disk=NUMBER * self.parameters)
 
     def _evaluate(self, stage: Phase, model: str) -> Cost:
-        at, count = points(self.params, ModelId(stage, model)), self.params.eval.problems
-        cost = self._decode(self._method(stage, model), at, count)
+        its, count = ModelId(stage, model), self.params.eval.problems
+        at = points(self.params, its)
+        cost = self._decode(its.method(self.params), self._known(its, at), count)
         return cost._replace(work=cost.decoded, disk=ROLLOUT * count * len(at))
 
     def _latency(self) -> Cost:
         params = self.params
         count = params.eval.latency_problems
-        costs = [self._decode(model.method(params), greedy_points(params, model), 1, count)
-                 for model in timed(params)]  # fmt: skip
+        asked = {model: self._known(model, greedy_points(params, model)) for model in timed(params)}
+        costs = [self._decode(model.method(params), at, 1, count) for model, at in asked.items()]
         return Cost(*np.sum([Cost(0)[:-1], *(cost[:-1] for cost in costs)], 0))
 
     def _teacher(self, method: str) -> Cost:
@@ -163,8 +164,10 @@ class Estimate:
         tokens = self._decode(method, at, count).tokens
         return Cost(tokens, tokens, disk=ROLLOUT * count * len(at))
 
-    def _method(self, stage: str, model: str) -> str:
-        return model if stage == "sft" else self.params.rl.policies[model].method
+    def _known(self, model: ModelId, at: list[Point]) -> list[Point]:
+        """Returns the points as the solver knows them, which is asked for nothing where devices are."""
+        return [point if model.condition_kind(self.params, point.condition or 0) != "devices"
+                else point._replace(condition=None) for point in at]  # fmt: skip
 
 
 def rates_of(run: Mapping[str, Any], costs: Mapping[str, Cost]) -> dict[str, float]:

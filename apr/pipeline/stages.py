@@ -111,7 +111,7 @@ STAGES = {stage.name: stage for stage in (
     Stage(
         "one token per word and number of the thread language", "tokenizer",
         "apr.tasks:make_tokenizer",
-        "task grammar.max_children grammar.number_tokens {words} sft.base",
+        "task grammar.max_children grammar.number_tokens grammar.devices {words} sft.base",
         {"out": "data/tokenizer"}, base="tokenizer",
     ),
     Stage(

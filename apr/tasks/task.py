@@ -86,7 +86,8 @@ class Task(ABC):
     def language(self) -> Language:
         """That of the model that is spoken to; else in this project's own tokens."""
         grammar = self.params.grammar
-        return Language(Vocabulary(grammar.number_tokens, self.words(), grammar.max_children))
+        words = [*self.words(), *["devices"] * grammar.devices]
+        return Language(Vocabulary(grammar.number_tokens, words, grammar.max_children))
 
     @abstractmethod
     def words(self) -> Sequence[str]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from apr.core.errors import DataError
 from apr.core.files import atomic_path, count_rows
-from apr.core.params import Mixture, Params, TraceMethod
+from apr.core.params import DEVICES, Mixture, Params, TraceMethod
 from apr.core.process import identity, work_for
 from apr.core.progress import track
 from apr.core.seeds import derive_rng
@@ -61,7 +61,10 @@ def demonstrator(task: Task, problem: Problem, name: str) -> str:
 
 
 def draw_condition(task: Task, trace: Trace, method: TraceMethod, rng: Random) -> Condition | None:
-    """Returns what the prompt asks for: the children that were spawned or a budget of tokens; or nothing."""
+    """Returns what the prompt asks for: the children that were spawned or a budget of tokens; or devices,
+    whatever the trace; or nothing."""
+    if method.devices_share and rng.random() < method.devices_share:
+        return Condition("devices", rng.choice(DEVICES))
     if rng.random() >= method.condition_share:
         return None
     if not method.spawns:

@@ -13,6 +13,7 @@ from apr.core.params import load_params, parse_params, partial_params
 from apr.core.settings import is_name, overlay, read_yaml
 
 ROOT = Path(__file__).parents[2]
+FULL = load_params(ROOT / "params.yaml").model_dump(mode="json")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,38 @@ def test_a_mixture_knows_the_conditions_of_all_its_methods():
             parse_params(values)
 
 
+DEVICES = {"method": "apr", "reward": "latency", "devices": [1, 16]}
+
+
+@pytest.mark.parametrize(("path", "value", "said"), [
+    ("grammar.devices", False, "traces.methods.apr.devices_share: 0.3 .*: 0, or with a solver that spawns"),
+    ("traces.methods.sos.devices_share", 0.1, "sos.devices_share: 0.1 .*: 0, or with a solver that spawns"),
+    ("traces.methods.apr.devices_share", 0.0, r"rl.policies.told.devices: \[1, 16\] .* has a devices_share"),
+    ("rl.policies.told", DEVICES | {"children": 3}, r"told.devices: \[1, 16\] .*, without children"),
+    ("rl.policies.told", DEVICES | {"devices": [3]}, "told.devices.0: 3 .* Input should be 1, 2, 4, 8 or 16"),
+    ("rl.policies.told", DEVICES | {"devices": []}, r"told.devices: \[\] .* at least 1 item"),
+    ("rl.policies.told", DEVICES | {"devices": [1, 1]}, "told.devices: .* each only once"),
+    ("rl.policies.told", DEVICES | {"devices": None}, "told.reward: 'latency' .* one that needs no devices"),
+    ("eval.sweeps.told.conditions", [None, 3], "told.conditions: 3 .*: for rl/told: 1, 2, 4, 8, 16 devices"),
+])  # fmt: skip
+def test_only_a_model_that_knows_the_word_is_asked_for_devices(path, value, said):
+    values = deepcopy(FULL)
+    values["grammar"]["devices"], values["rl"]["policies"]["told"] = True, DEVICES
+    values["traces"]["methods"]["apr"]["devices_share"] = 0.3
+    values["eval"]["sweeps"]["told"] = {"models": ["told"], "stages": ["rl"], "conditions": [None, 1, 16],
+                                        "temperatures": [0.0]}  # fmt: skip
+    params = parse_params(values)
+    assert params.condition_kind("apr", 1) == "children" == params.condition_kind("apr", 1, "apr")
+    assert params.condition_kind("apr", 1, "told") == "devices" and params.rl.policies["told"].amount is None
+    section = values
+    for key in path.split(".")[:-1]:
+        section = section[key]
+    section[path.split(".")[-1]] = value
+    with pytest.raises(ParamsError, match=said) as error:
+        parse_params(values)
+    assert len(str(error.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_are_valid(preset: Path):
     load_params(ROOT / "params.yaml", preset)
@@ -142,7 +175,6 @@ def test_parameters_whole_or_partial_go_to_other_processes():
         part.problems.train  # noqa: B018
 
 
-FULL = load_params(ROOT / "params.yaml").model_dump(mode="json")
 ODD = [True, "x", "", "1", 3.0, -0.5, float("inf"), float("nan"), None, -1, 10**30, 10**5000, [], [None], {},
        {1: 2}, b"x"]  # fmt: skip
 

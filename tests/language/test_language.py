@@ -97,6 +97,12 @@ def test_numbers_up_to_the_bound_are_one_token_and_larger_ones_by_digits():
 def test_prompt_and_answer():
     ids = LANGUAGE.syntax.prompt(VOCABULARY.encode("27 :0 3 5 9 12"), Condition("children", 2))
     assert VOCABULARY.decode(ids) == "<root> 27 :0 3 5 9 12 children 2 go"
+    asking = Language(Vocabulary(100, [*WORDS, "devices"], 10))
+    ids = asking.syntax.prompt(asking.vocabulary.encode("27 :0 3 5 9 12"), Condition("devices", 16))
+    said = "<root> 27 :0 3 5 9 12 devices 16 go"
+    assert (asking.vocabulary.decode(ids), asking.vocabulary.encode(said)) == (said, ids)
+    with pytest.raises(ValueError, match="not a word of the thread language: 'devices'"):
+        VOCABULARY.encode(said)
     answer = [Operation(9, "/", 3, 3), Operation(5, "*", 3, 15), Operation(15, "+", 12, 27)]
     assert read_answer(VOCABULARY, VOCABULARY.encode(ROOT)) == answer
     assert read_answer(VOCABULARY, VOCABULARY.encode("<root> 27 :0 1 2 go answer none end")) is None

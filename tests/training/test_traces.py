@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+from random import Random
+from statistics import fmean
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +17,7 @@ from apr.tasks import make_tokenizer, open_task
 from apr.tasks.countdown.problem import PROBLEM_SCHEMA, Problem
 from apr.tasks.problems import generate_problems, make_problems, read_problems
 from apr.training import traces
-from apr.training.traces import TRACE_SCHEMA, draw_trace, make_traces
+from apr.training.traces import TRACE_SCHEMA, draw_condition, draw_trace, make_traces
 
 PARAMS = load_params("params.yaml")
 TASK = open_task(PARAMS)
@@ -142,6 +144,35 @@ def test_a_mixture_has_of_each_problem_the_rows_of_one_method(tokenizer, train, 
     assert 0.62 < [*chosen.values()].count("sos_plus") / len(chosen) < 0.78
     kinds = {(row["condition_kind"], row["parent"] < 0 and row["children"] > 0) for row in rows["mixed"]}
     assert ("tokens", False) in kinds and ("children", True) in kinds and ("tokens", True) not in kinds
+
+
+def test_a_share_of_the_prompts_asks_for_devices_whatever_the_trace(train, tmp_path):
+    values = small_params().model_dump()
+    values["grammar"]["devices"] = True
+    values["traces"]["methods"]["told"] = values["traces"]["methods"]["apr"] | {"devices_share": 0.3}
+    values["sft"]["tokens"]["told"] = 1
+    params = parse_params(values)
+    make_tokenizer(params, tmp_path / "tokenizer")
+    make_traces(params, "told", train, tmp_path / "tokenizer", tmp_path / "t.parquet")
+    rows = [row for row in pq.read_table(tmp_path / "t.parquet").to_pylist() if row["role"] == "root"]
+    decode = open_task(params).language.vocabulary.decode
+    shares = dict.fromkeys((None, "children", "devices"), 0.0)
+    for row in rows:
+        shares[row["condition_kind"]] += 1 / len(rows)
+        said = decode(row["token_ids"]).split(" go")[0].split()[-2:]
+        assert row["condition_kind"] is None or said == [row["condition_kind"], str(row["condition_amount"])]
+    assert [*shares.values()] == pytest.approx([0.35, 0.35, 0.3], abs=0.06)
+    asked = [(row["condition_amount"], row["children"]) for row in rows if row["condition_kind"] == "devices"]
+    assert {amount for amount, _ in asked} == {1, 2, 4, 8, 16}
+    assert 4 < fmean(children for amount, children in asked if amount == 1) < 7, "as of any trace"
+
+
+def test_where_nothing_asks_for_devices_no_number_is_drawn_for_them():
+    method = PARAMS.traces.methods["apr"].model_copy(update={"condition_share": 0.0})
+    rng, drawn = Random(5), Random(5)
+    assert draw_condition(TASK, [], method, rng) is None
+    drawn.random()
+    assert rng.getstate() == drawn.getstate() and "devices" not in LANGUAGE.vocabulary.ids
 
 
 def test_rejection_sampling_keeps_the_shortest_solution():
