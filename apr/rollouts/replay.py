@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,12 @@ def in_steps(token_cost: float) -> Costs:
     further thread or one that is read, costs so much."""
     line = {1: 1.0, 2: 1.0 + token_cost}
     return Costs(line, {1: 0.0}, {0: 1.0, 1: 1.0 + token_cost})
+
+
+def worth(solved: Any, steps: Any, weight: float, window: int) -> Any:
+    """Returns what rollouts are worth, numbers or arrays: 1 - `weight` * t / (t + `window`) where the problem
+    is solved, else 0; t are the steps that they take."""
+    return solved * (1 - weight * steps / (steps + window))
 
 
 def _at(table: Mapping[int, float], size: int, beyond: bool = True) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from apr.core.params import Policy
+from apr.language import Condition
 from apr.rollouts.rollout import Rollout
 from apr.rollouts.verdict import Judgement
 from apr.tasks.task import Problem, Task
@@ -23,6 +24,8 @@ class Step(NamedTuple):
     settings: Policy
     task: Task
     """Its verifier and its language, for credits that look into threads."""
+    asked: Condition | None = None
+    """What the prompts of the rollout's group ask for, which rewards are told."""
 
 
 class Group(NamedTuple):

@@ -35,7 +35,8 @@ class StepLog(TrainerCallback):
     advantage; null if there are none), mismatch_kl, mismatch (of trainer and sampler on the same tokens, by
     the same weights: mean KL, largest difference of a log-probability; null likewise), grad_norm, loss (means
     over updates), exploded_updates (gradients of more than `EXPLODED` times `rl.max_grad_norm`, before they
-    are cut); where a credit asks for labels of children, how all credits agree with the oracle on what was
+    are cut); where prompts ask for devices, `children_N`, the mean of those that ask for N (null if none do);
+    where a credit asks for labels of children, how all credits agree with the oracle on what was
     sampled (`apr.training.rl.agreement`). In `seconds`: step, rollout_seconds, update_seconds; twice for a
     step that is done again, where a run goes on.
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from apr.core.errors import ParamsError
-from apr.core.params import LABELLED, Params
+from apr.core.params import LABELLED, Params, Unit
 from apr.core.ranks import rank, world_size
 from apr.core.seeds import derive_rng, derive_seed
 from apr.engine.slots import SlotEngine
@@ -59,16 +59,26 @@ class Sampler:
         self._settings = params.rl.policies[policy]
         self._steps = steps_of(params, policy)
         self._problems = {problem.id: problem for problem in problems}
-        self._prompts = {problem.id: self.greedy(problem).prompt for problem in problems}
+        for problem in problems:
+            self._prompt(problem, 0)  # has the window room after it?
         self.record: dict[str, float | None] = {}
         self._engine: SlotEngine | None = None
 
+    def asked(self, problem: Problem, number: int) -> Condition | None:
+        """Returns what all prompts of a problem ask for in a step, from 0."""
+        its = self._settings
+        if its.devices:
+            rng = derive_rng(self._params.seed, "devices", number, problem.id)
+            return Condition("devices", rng.choice(its.devices))
+        kind: Unit = "children" if its.tokens is None else "tokens"
+        return None if its.amount is None else Condition(kind, its.amount)
+
     def greedy(self, problem: Problem) -> Request:
-        """Returns the request for the policy's greedy rollout of a problem."""
-        amount, condition = self._settings.amount, None
-        if amount is not None:
-            condition = Condition("children" if self._settings.tokens is None else "tokens", amount)
-        return Request(problem.id, prompt_of(self._task, problem, condition), 0.0, 0)
+        """Returns the request for the policy's greedy rollout of a problem, asked as in the first step."""
+        return Request(problem.id, self._prompt(problem, 0), 0.0, 0)
+
+    def _prompt(self, problem: Problem, number: int) -> list[int]:
+        return prompt_of(self._task, problem, self.asked(problem, number))
 
     def decode(self, requests: Sequence[Request], model: PreTrainedModel | PeftModel) -> list[Rollout]:
         """Returns rollouts of the model in training, in the order of their requests; decoded here, in
@@ -98,8 +108,9 @@ class Sampler:
         everyone = gather_object(names)
         number = trainer.state.global_step // rl.inner_updates
         seed = derive_seed(self._params.seed, "rl", number)
-        requests = [Request(f"{name}/{row % rl.group}", self._prompts[name], rl.temperature, seed)
-                    for row, name in enumerate(everyone)]  # fmt: skip
+        prompts = [self._prompt(self._problems[name], number) for name in everyone]
+        requests = [Request(f"{name}/{row % rl.group}", prompt, rl.temperature, seed)
+                    for row, (name, prompt) in enumerate(zip(everyone, prompts, strict=True))]  # fmt: skip
         mine = requests[own::processes]
         decoded = self._served.decode(mine, trainer) if self._served else self.decode(mine, trainer.whole())
         parts = gather_object([decoded])
@@ -116,6 +127,10 @@ class Sampler:
             **figures(rollouts),
             "rollout_seconds": time.perf_counter() - started,
         }
+        for devices in self._settings.devices or ():
+            counts = [rollout.usage.children for group in groups for rollout in group.rollouts
+                      if self.asked(group.problem, number) == ("devices", devices)]  # fmt: skip
+            self.record[f"children_{devices}"] = fmean(counts) if counts else None
         if self._settings.credit in LABELLED:
             self.record |= agreements(groups, step)
         rows = [pack(rollout, given[place] if given else None)
@@ -126,7 +141,7 @@ class Sampler:
     def _group(self, name: str, rollouts: Sequence[Rollout], step: Step) -> Group:
         problem = self._problems[name]
         verdicts = [judge(self._task, problem, rollout) for rollout in rollouts]
-        reward = REWARDS[self._settings.reward]
+        reward, step = REWARDS[self._settings.reward], step._replace(asked=self.asked(problem, step.number))
         rewards = [reward(*judged, step) for judged in zip(rollouts, verdicts, strict=True)]
         return Group(problem, rollouts, verdicts, rewards)
 

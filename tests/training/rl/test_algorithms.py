@@ -15,6 +15,7 @@ from trl.trainer.utils import nanstd
 import apr.training.rl
 from apr.core.errors import ParamsError
 from apr.core.params import Policy, parse_params
+from apr.language import Condition
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
 from apr.rollouts.verdict import Judgement, judge, label_children
 from apr.tasks import open_task
@@ -89,6 +90,20 @@ def test_critical_path_pays_solved_rollouts_by_what_they_sample_one_after_anothe
     assert [reward(rollout, SOLVED, step) for rollout in rollouts] == pytest.approx([0.96, 0.9, 0.85])
     assert [reward(rollout, FAILED, step) for rollout in rollouts] == [0.0] * 3
     assert reward(family(64), SOLVED, weighted(step, "critical_path", 0.0)) == 1.0
+
+
+def test_latency_pays_solved_rollouts_by_their_time_on_the_devices_asked_for(step):
+    step, reward = weighted(step, "latency", 1.0), REWARDS["latency"]
+    assert (step.task.params.grammar.window, step.task.params.engine.token_cost) == (64, 0.5)
+    # the root reads two tokens and spawns in its first step, 1.5; then it samples 32 tokens. Its children:
+    # on one device a first step of two threads that read two tokens each, 2.5; 7 of both, 24 of the longer
+    times = {1: 1.5 + (2.5 + 7 * 1.5 + 24) + 32, 4: 1.5 + (1.5 + 31) + 32}
+    for devices, time in times.items():
+        told = step._replace(asked=Condition("devices", devices))
+        assert reward(family(32, 32, 8), SOLVED, told) == pytest.approx(1 - time / (time + 64))
+        assert reward(family(32, 32, 8), FAILED, told) == 0.0
+    half = weighted(step, "latency", 0.5)._replace(asked=Condition("devices", 1))
+    assert reward(family(65), SOLVED, half) == pytest.approx(1 - 0.5 * 65.5 / (65.5 + 64))
 
 
 def test_the_bonus_of_parallel_is_gone_in_the_last_step(step):

@@ -13,6 +13,7 @@ from apr.core.errors import AprError, ParamsError
 from apr.core.files import read_rows
 from apr.core.hashes import hash_tree
 from apr.core.params import partial_params
+from apr.core.seeds import derive_rng
 from apr.engine.checkpoint import load_model
 from apr.engine.slots import SlotEngine
 from apr.language.tokenizer import load_language
@@ -243,6 +244,23 @@ def test_prompts_ask_for_what_the_policy_says(params, problems, language, childr
     drawn = read_problems(open_task(params), problems)
     sampler = Sampler(with_rl(params, policies=policies), "apr", language, drawn)
     assert language.vocabulary.decode(sampler.greedy(drawn[0]).prompt) == text
+
+
+def test_all_prompts_of_a_problem_ask_for_the_devices_drawn_for_it(params, problems):
+    policies = {"apr": params.rl.policies["apr"].model_copy(update={"devices": [1, 4, 16]})}
+    grammar = params.grammar.model_copy(update={"devices": True})
+    asking = with_rl(params, policies=policies).model_copy(update={"grammar": grammar})
+    task = open_task(asking)
+    drawn = read_problems(task, problems)
+    sampler = Sampler(asking, "apr", task.language, drawn)
+    found = {(problem.id, step): sampler.asked(problem, step) for problem in drawn for step in range(40)}
+    for (name, step), condition in found.items():
+        devices = derive_rng(params.seed, "devices", step, name).choice([1, 4, 16])
+        assert condition == ("devices", devices)
+    amounts = [condition.amount for condition in found.values()]
+    assert all(amounts.count(devices) > 30 for devices in (1, 4, 16))
+    said = f"<root> 3 :0 1 2 devices {found[drawn[0].id, 0].amount} go"
+    assert task.language.vocabulary.decode(sampler.greedy(drawn[0]).prompt) == said
 
 
 def fail_at_the_end(*_):
