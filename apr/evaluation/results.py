@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from apr.core.errors import DataError
 from apr.core.files import read_rows
+from apr.core.params import DEVICES, Params
 from apr.evaluation.statistics import vote_labels
+from apr.rollouts.replay import in_steps, parts_of, replay
 from apr.rollouts.rollout import Rollout, Status
 
 LEDGER = ("prompt", "sampled", "injected", "total", "sequential", "longest", "children", "depth",
@@ -27,6 +29,22 @@ EVAL_SCHEMA = pa.schema({
     "lenient": pa.bool_(), "reason": pa.string(), **{name: pa.int32() for name in LEDGER},
 })  # fmt: skip
 """The point (`apr.evaluation.points`), the `Judgement` and the ledger of a rollout."""
+STEPS = {f"steps_{devices}": devices for devices in DEVICES}
+"""Columns of scales with `grammar.devices`: steps of one thread, replayed on so many."""
+
+
+def schema_of(params: Params) -> pa.Schema:
+    """Returns the columns of a model's evaluation: `EVAL_SCHEMA`, and `STEPS` if a scale has them."""
+    more = [(name, pa.float64()) for name in STEPS if params.grammar.devices]
+    return pa.schema([*EVAL_SCHEMA, *more])
+
+
+def replayed(params: Params, rollout: Rollout) -> dict[str, float]:
+    """Returns the columns of `STEPS`, if a scale has them."""
+    if not params.grammar.devices:
+        return {}
+    parts, costs = parts_of(rollout), in_steps(params.engine.token_cost)
+    return {name: replay(parts, costs, devices) for name, devices in STEPS.items()}
 
 
 def ledger(rollout: Rollout) -> dict[str, int]:
@@ -62,8 +80,8 @@ KEY_COLUMNS = ("model", "stage", "temperature", "condition_amount", "join")
 
 @dataclass(frozen=True)
 class Cell:
-    """`strict`, `lenient` and every column of the ledger, each (problems, samples); `votes` are labels of
-    equal answers (`vote_labels`)."""
+    """`strict`, `lenient`, every column of the ledger, and of `STEPS` if there are any, each (problems,
+    samples); `votes` are labels of equal answers (`vote_labels`)."""
 
     problems: tuple[str, ...]
     columns: dict[str, np.ndarray]
@@ -79,12 +97,12 @@ class Cell:
         return self.strict.shape[1]
 
 
-def read_cells(paths: Iterable[Path]) -> dict[Key, Cell]:
+def read_cells(paths: Iterable[Path], schema: pa.Schema = EVAL_SCHEMA) -> dict[Key, Cell]:
     """The cells of some evaluation files. Raises `DataError` if a file is unreadable or has gaps."""
     cells: dict[Key, Cell] = {}
     for path in paths:
         groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-        for row in read_rows(path, EVAL_SCHEMA):
+        for row in read_rows(path, schema):
             groups[Key(*(row[name] for name in KEY_COLUMNS))].append(row)
         for key, rows in groups.items():
             cells[key] = _cell(path, key, rows)
@@ -101,7 +119,7 @@ def _cell(path: Path, key: Key, rows: list[dict[str, Any]]) -> Cell:
                         f"problems x {samples} samples)")
     shape = (len(problems), samples)
     columns = {name: np.array([row[name] for row in rows]).reshape(shape)
-               for name in ("strict", "lenient", *LEDGER)}
+               for name in ("strict", "lenient", *LEDGER, *STEPS) if name in rows[0]}
     answers = [row["expression"] for row in rows]
     columns["votes"] = vote_labels([answers[i : i + samples] for i in range(0, len(answers), samples)])
     return Cell(problems, columns)

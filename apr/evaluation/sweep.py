@@ -8,7 +8,7 @@ from apr.core.progress import Meter
 from apr.core.seeds import derive_seed
 from apr.engine.shared import SharedDecoder
 from apr.evaluation.points import ModelId, Phase, Point, first_problems, point_columns, points
-from apr.evaluation.results import EVAL_SCHEMA, ledger
+from apr.evaluation.results import ledger, replayed, schema_of
 from apr.language import Condition
 from apr.language.tokenizer import load_language
 from apr.rollouts.decoding import open_decoder, orchestrate, prompt_of
@@ -21,7 +21,7 @@ from apr.tasks.task import Problem, Task
 def evaluate(params: Params, model: str, stage: Phase, problems: Path, checkpoint: Path, out: Path) -> None:
     """Decodes the first `params.eval.problems` of `problems` at every point and writes Parquet to `out`.
 
-    A row (`EVAL_SCHEMA`) per problem, condition, temperature and sample, in this order. `model` is a method
+    A row (`schema_of`) per problem, condition, temperature and sample, in this order. `model` is a method
     at stage "sft" and a policy at stage "rl". Raises `ParamsError`, `DataError` or `CheckpointError`.
     """
     named = ModelId(stage, model)
@@ -50,9 +50,10 @@ def evaluate(params: Params, model: str, stage: Phase, problems: Path, checkpoin
         point_columns(params, named, problem, point)
         | judge(task, problem, rollout)._asdict()
         | ledger(rollout)
+        | replayed(params, rollout)
         for (problem, point), rollout in zip(owners, rollouts, strict=True)
     ]
-    write_rows(out, rows, EVAL_SCHEMA)
+    write_rows(out, rows, schema_of(params))
 
 
 def make_request(

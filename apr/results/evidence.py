@@ -15,7 +15,7 @@ from apr.core.errors import DataError
 from apr.core.files import read_json
 from apr.core.params import Params
 from apr.evaluation.points import ModelId, evaluated, teachers
-from apr.evaluation.results import Cell, Key, read_cells
+from apr.evaluation.results import Cell, Key, read_cells, schema_of
 from apr.evaluation.statistics import interval
 
 Row = dict[str, Any]
@@ -127,7 +127,8 @@ def read_evidence(
     Raises `DataError` if an evaluation is missing or broken.
     """
     paths = [evaluations / f"{model}.parquet" for model in (evaluated(params) if models is None else models)]
-    paths += [solvers / f"{method}.parquet" for method in teachers(params) if solvers]
+    taught = [solvers / f"{method}.parquet" for method in teachers(params) if solvers]
+    cells = read_cells(paths, schema_of(params)) | read_cells(taught)
     measured = read_json(latencies)["models"] if latencies.is_file() else {}
     timed: dict[Key, Mapping[str, Any]] = {}
     for model in evaluated(params):
@@ -135,7 +136,7 @@ def read_evidence(
         entries = [entry | {"costs": its.get("costs")} for entry in its.get("conditions", ())]
         timed |= by_key(model.name, model.phase, entries)
     logs = {policy: training / "rl" / policy / "log.jsonl" for policy in params.rl.policies if training}
-    return Evidence(params, read_cells(paths), timed, training={
+    return Evidence(params, cells, timed, training={
         policy: [json.loads(line) for line in path.read_text().splitlines()]
         for policy, path in logs.items() if path.is_file()
     })  # fmt: skip

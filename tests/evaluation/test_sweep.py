@@ -2,6 +2,7 @@
 
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 
 from apr.core.errors import CheckpointError, DataError, ParamsError
@@ -12,7 +13,7 @@ from apr.engine.slots import SlotEngine
 from apr.evaluation import sweep
 from apr.evaluation.latency import Stopwatch, measure_latency
 from apr.evaluation.points import ModelId, Point, evaluated, points
-from apr.evaluation.results import EVAL_SCHEMA, TIMED, Key, ledger, percentiles, read_cells
+from apr.evaluation.results import EVAL_SCHEMA, TIMED, Key, ledger, percentiles, read_cells, schema_of
 from apr.evaluation.sweep import evaluate
 from apr.language.tokenizer import load_language
 from apr.rollouts.rollout import Rollout, Spawn, Status, Thread
@@ -139,6 +140,23 @@ def test_evaluate_writes_a_row_per_problem_and_point_in_order(params, tiny_param
         Key("apr", "sft", 0.0): 1, Key("apr", "sft", 1.0): 3, Key("apr", "sft", 0.0, 2): 1,
         Key("apr", "sft", 1.0, 2): 1,
     }  # fmt: skip
+
+
+def test_where_prompts_ask_for_devices_rollouts_are_replayed(params, tiny_params, world, tmp_path):
+    grammar = {"number_tokens": 20, "window": 64, "max_children": 3}
+    asking = tiny_params(grammar=grammar | {"devices": True})
+    for name, its in (("plain", params), ("asking", asking)):
+        evaluate(its, "apr", "sft", *world, tmp_path / f"{name}.parquet")
+    assert pq.read_schema(tmp_path / "plain.parquet").names == EVAL_SCHEMA.names
+    rows = read_rows(tmp_path / "asking.parquet", schema_of(asking))
+    assert [{name: row[name] for name in EVAL_SCHEMA.names} for row in rows] == read_rows(
+        tmp_path / "plain.parquet", EVAL_SCHEMA)  # fmt: skip
+    for row in rows:
+        times = [row[f"steps_{devices}"] for devices in (1, 2, 4, 8, 16)]
+        assert times == sorted(times, reverse=True) and times[-1] >= row["sequential"]
+        assert row["children"] or times == [row["sampled"] + 0.5 * (row["prompt"] - 1)] * 5
+    cells = read_cells([tmp_path / "asking.parquet"], schema_of(asking))
+    assert cells[Key("apr", "sft", 1.0)].columns["steps_4"].shape == (4, 3)
 
 
 def test_a_greedy_thread_of_several_points_is_decoded_once(tiny_params, world, tmp_path, monkeypatch):

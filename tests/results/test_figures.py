@@ -30,6 +30,7 @@ def cell(strict, **columns):
     strict = np.array(strict, bool)
     counts = ("total", "sequential", "longest", "children", "threads")
     base = dict.fromkeys(counts, np.ones(strict.shape, int))
+    base |= {f"steps_{devices}": np.ones(strict.shape) for devices in (1, 2, 4, 8, 16)}
     base |= {"lenient": strict, "votes": np.zeros(strict.shape, int)}
     arrays = {name: np.array(values) for name, values in columns.items()}
     return Cell(tuple(map(str, range(len(strict)))), base | arrays | {"strict": strict})
