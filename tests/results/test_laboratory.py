@@ -160,6 +160,37 @@ def test_which_number_of_children_is_best_for_how_many_devices(laboratory):
     assert best(rows, 8, "all") == {"within": 6, "per_solved": 6}
 
 
+def test_a_policy_told_of_devices_beside_numbers_of_children(laboratory):
+    window = laboratory.grammar.window
+    assert laboratory.rl.policies["devices"].reward_weight == 1.0
+
+    def some(solved, children, *steps):
+        """Four problems; steps on 1 and 2 devices and on more, in windows: by one it is worth 0.5."""
+        columns = {f"steps_{devices}": [[steps[devices > 2] * window]] * 4 for devices in (1, 2, 4, 8, 16)}
+        return cell([[1]] * solved + [[0]] * (4 - solved), children=[[children]] * 4, **columns)
+
+    cells = {Key("apr", "sft", 0.0, 3): some(2, 3, 0.25, 0.25), Key("apr", "sft", 0.0): some(4, 5, 0, 0),
+             Key("apr", "sft", 0.0, 10): some(4, 9, 3, 0.25)}  # fmt: skip
+    cells |= {Key("devices", "rl", 0.0, devices): some(3, devices / 2, 0.25, 0.25) for devices in (1, 4, 16)}
+    cells |= {Key("devices", "rl", 1.0, devices): some(3, children, 1, 1)
+              for devices, children in ((1, 4.5), (16, 6.0))}  # fmt: skip
+    found = evidence(laboratory, cells)
+    rows = [row for row in BY_NAME["devices_asked"].rows(found) if row["devices"] in (1, 8, 16)]
+    assert values(rows, "devices", "asked", "best", "children", "accuracy", "steps", "worth") == [
+        (1, None, 0, 0.5, 0.75, window / 4, pytest.approx(0.6)), (1, 3, 1, 3, 0.5, window / 4, 0.4),
+        (1, 10, 0, 9, 1, 3 * window, 0.25), (8, 3, 0, 3, 0.5, window / 4, 0.4),
+        (8, 10, 1, 9, 1, window / 4, 0.8), (16, None, 0, 8, 0.75, window / 4, pytest.approx(0.6)),
+        (16, 3, 0, 3, 0.5, window / 4, 0.4), (16, 10, 1, 9, 1, window / 4, 0.8),
+    ]  # fmt: skip
+    assert found.lacks() == "rl/devices T=0: 2, 8"
+    row = claim_row(BY_ID["devices_worth"], found)
+    assert (row["value"], row["status"]) == (pytest.approx(3 * 0.6 / (0.4 + 0.8 + 0.8)), "not supported")
+    assert row["note"] == ("by devices 1: 0.600, 0.400 by 3 children; 4: 0.600, 0.800 by 10 children; "
+                           "16: 0.600, 0.800 by 10 children")  # fmt: skip
+    row = claim_row(BY_ID["devices_children"], found)
+    assert (row["value"], row["note"], row["status"]) == (1.5, "6.0 against 4.5", "supported")
+
+
 def test_every_exhibit_is_drawn_or_left_out(laboratory, tmp_path, capsys):
     cells = policies(apr=(2, 200), critical_path=(3, 150), own=(1, 200), difference=(2, 100), oracle=(4, 200))
     cells |= {Key(name, stage, 0.0, 64): cell([[1], [0]]) for name, stage in (

@@ -3,11 +3,15 @@
 A scale has those for which it has policies.
 """
 
+import numpy as np
+
+from apr.core.params import DEVICES
 from apr.evaluation.results import Key
 from apr.evaluation.statistics import Interval, cons_at, paired_difference, paired_ratio
 from apr.results import paper
 from apr.results.claims.claims import POINTS, Claim, Measured, NotMeasured, cells_of
 from apr.results.evidence import Evidence, accuracy, mean
+from apr.results.worth import POLICY, fixed_keys, worths
 
 MOST_LOST = 0.01
 """Accuracy that a saving may cost: what is more than that has to lie outside of the interval."""
@@ -65,6 +69,37 @@ def over_votes(evidence: Evidence) -> Measured:
                                           f"{voted[best].mean():.1%}")
 
 
+def more_children(evidence: Evidence) -> Measured:
+    """Returns the children of the policy that is asked for the most devices, less its children where it is
+    asked for one, T = 1."""
+    cells = cells_of(evidence, *(Key(POLICY, "rl", 1.0, devices) for devices in (DEVICES[-1], DEVICES[0])))
+    most, one = (mean(cell, "children") for cell in cells)
+    return Measured(paired_difference(most, one, *evidence.bootstrap), cells,
+                    f"{most.mean():.1f} against {one.mean():.1f}")
+
+
+def worth_as_fixed(evidence: Evidence) -> Measured:
+    """Returns the worth of the policy that is asked for devices over that of APR after SFT, asked for the
+    number of children that is worth the most on so many devices: the reward `latency`, greedy, means over the
+    numbers of devices that the policy was trained on. These numbers of children are the best on the problems
+    that they are measured on, which favours them."""
+    trained = sorted(evidence.params.rl.policies[POLICY].devices or ())
+    keys = fixed_keys(evidence)
+    cells = cells_of(evidence, *(Key(POLICY, "rl", 0.0, devices) for devices in trained), *keys)
+    told, fixed = cells[: len(trained)], dict(zip(keys, cells[len(trained) :], strict=True))
+    if not fixed:
+        raise NotMeasured
+    own, others, said = [], [], []
+    for devices, cell in zip(trained, told, strict=True):
+        own.append(worths(evidence, cell, devices))
+        rivals = {key: worths(evidence, cell, devices) for key, cell in fixed.items()}
+        best = max(rivals, key=lambda key: rivals[key].mean())
+        others.append(rivals[best])
+        said.append(f"{devices}: {own[-1].mean():.3f}, {others[-1].mean():.3f} by {best.condition} children")
+    found = paired_ratio(np.mean(own, 0), np.mean(others, 0), *evidence.bootstrap)
+    return Measured(found, cells, f"by devices {'; '.join(said)}")
+
+
 def _of(*policies: str) -> frozenset[str]:
     return frozenset({paper.POLICY, *policies})
 
@@ -94,4 +129,8 @@ LABORATORY = (
           0.95, None, as_well, {}, BOTH),
     Claim("adaptive_over_votes", "APR after RL, which decides itself, beats every vote over samples of SoS+ "
           "at equal total tokens", POINTS, 0.10, None, over_votes, {}, _of("critical_path")),
+    Claim("devices_children", "A policy that is paid for latency spawns more where it is told of 16 devices "
+          "than where of one, T = 1", "children", 1.0, None, more_children, {}, _of(POLICY)),
+    Claim("devices_worth", "A policy that is told of devices is worth no less than the best number of "
+          "children on as many", "ratio", 1.0, None, worth_as_fixed, {}, _of(POLICY)),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from apr.results.figures import style
 from apr.results.figures.controllers import CHILDREN, CONTROLLERS
 from apr.results.figures.credit import CREDIT
 from apr.results.figures.depth import DEPTH
+from apr.results.figures.devices import DEVICES_ASKED
 from apr.results.figures.exhibit import Exhibit, write_exhibit
 from apr.results.figures.latency import DEVICES, FIG6, JOINS
 from apr.results.figures.mixed import MIXED
@@ -21,7 +22,7 @@ from apr.results.figures.scaling import FIG4A, FIG4B, FIG8
 from apr.results.figures.tables import TABLES
 
 FIGURES = (FIG4A, FIG4B, FIG5, FIG6, FIG7, FIG8, *TABLES, JOINS, DEVICES)
-LABORATORY = (REWARDS, REWARDED, CREDIT, MIXED, CONTROLLERS, CHILDREN)
+LABORATORY = (REWARDS, REWARDED, CREDIT, MIXED, CONTROLLERS, CHILDREN, DEVICES_ASKED)
 
 
 def figures_of(params: Params) -> list[Exhibit]:
