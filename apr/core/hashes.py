@@ -42,9 +42,10 @@ def hash_tree(root: Path, base: Path, of: Callable[[Path], str] = hash_file) -> 
 
 
 class Memory:
-    """Hashes of files, kept in the JSON file `path`; deleting that loses time alone.
+    """What files were found to hold, their hashes for one, kept in the JSON file `path`; deleting that loses
+    time alone.
 
-    One holds as long as size, inode and both time stamps of its file do; no program can set the second.
+    It holds as long as size, inode and both time stamps of a file do; no program can set the second.
     """
 
     def __init__(self, path: Path):
@@ -56,15 +57,17 @@ class Memory:
 
     def hash_file(self, path: Path) -> str:
         """Returns the SHA-256 of a file's bytes, or "absent"."""
-        now = time.time_ns()
-        if not path.is_file():
-            return "absent"
-        stat = path.stat()
-        mark = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+        return self.found(path, hash_file) if path.is_file() else "absent"
+
+    def found(self, path: Path, look: Callable[[Path], Any], version: str = "") -> Any:
+        """Returns what `look`, of a `version`, finds in a file: a JSON value."""
+        now, stat = time.time_ns(), path.stat()
+        times = stat.st_mtime_ns, stat.st_ctime_ns
+        mark = [version, stat.st_size, stat.st_ino, *times]
         *before, value = self._known.get(str(path), [None])
         if before != mark:
-            value = hash_file(path)
-        if now - max(mark[2:]) > SETTLED:
+            value = look(path)
+        if now - max(times) > SETTLED:
             self._used[str(path)] = [*mark, value]
         return value
 

@@ -7,23 +7,27 @@ other kinds beside an imported module (C, templates) belong to it, since what re
 import ast
 import hashlib
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
 from apr.core.errors import DataError
+from apr.core.hashes import Memory
 
 NO_CODE = (".py", ".pyc", ".so", ".typed")
 """Ends of names of files beside modules that are not read by them."""
 
 
 class Code:
-    """The package `apr` in `repository`, each of whose files is read once."""
+    """The package `apr` in `repository`, each of whose files is read once, or not at all if `memory` has what
+    this module, as it is, has found in it."""
 
-    def __init__(self, repository: Path):
-        self._root = repository
-        self._files, self._look = cache(self._files_of), cache(self._look_at)
+    def __init__(self, repository: Path, memory: Memory | None = None):
+        self._root, look = repository, self._look_at
+        if memory:
+            look = partial(memory.found, look=look, version=memory.hash_file(Path(__file__)))
+        self._files, self._look = cache(self._files_of), cache(look)
 
     def of(self, *modules: str) -> dict[str, str]:
         """Returns the hash of each file that counts for what `modules` do, by its path, sorted."""
@@ -32,8 +36,8 @@ class Code:
         while waiting:
             for path in self._files(waiting.pop()):
                 found[path], imports = self._look(path)
-                waiting += imports - seen
-                seen |= imports
+                waiting += set(imports) - seen
+                seen.update(imports)
         return {path.relative_to(self._root).as_posix(): found[path] for path in sorted(found)}
 
     def _files_of(self, module: str) -> list[Path]:
@@ -47,18 +51,18 @@ class Code:
             return [*files, own / "__init__.py", *beside(own)]
         return [*files, *([file] if (file := own.with_suffix(".py")).is_file() else [])]
 
-    def _look_at(self, path: Path) -> tuple[str, set[str]]:
+    def _look_at(self, path: Path) -> tuple[str, list[str]]:
         """Returns the hash of what a file means, and modules of `apr` it may import. Raises `DataError`."""
         content = path.read_bytes()
         if path.suffix != ".py":
-            return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest(), set()
+            return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest(), []
         try:
             tree = ast.parse(content, str(path))
         except (SyntaxError, ValueError) as error:
             raise DataError(f"{path}: not valid Python ({error})") from None
         package = ".".join(path.relative_to(self._root).parent.parts)
         imports = {name for name in imported(tree, package) if name.split(".")[0] == "apr"}
-        return hashlib.sha256(repr(meaning(tree)).encode()).hexdigest(), imports
+        return hashlib.sha256(repr(meaning(tree)).encode()).hexdigest(), sorted(imports)
 
 
 def beside(folder: Path) -> Iterator[Path]:

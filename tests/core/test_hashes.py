@@ -62,3 +62,18 @@ def test_a_file_that_has_just_changed_is_not_remembered(tmp_path, hashed):
     memory, path = tmp_path / "memory.json", tmp_path / "weights"
     path.write_text("1")
     assert look(memory, path) == look(memory, path) and hashed == [path, path]
+
+
+def test_what_another_version_found_is_looked_for_again(tmp_path):
+    path, looked = tmp_path / "text", []
+
+    def find(memory: Memory, version: str) -> list[str]:
+        return memory.found(path, lambda path: looked.append(version) or path.read_text().split(), version)
+
+    path.write_text("a b")
+    settle()
+    for version in ("1", "1", "2"):
+        memory = Memory(tmp_path / "memory.json")
+        assert find(memory, version) == ["a", "b"]
+        memory.save()
+    assert looked == ["1", "2"]

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from apr.core.errors import DataError
+from apr.core.hashes import SETTLED, Memory
 from apr.pipeline.code import Code
 from apr.pipeline.plan import load_scale
 from apr.pipeline.stages import STAGES
@@ -192,6 +194,32 @@ def test_imports_of_every_form_are_followed(tmp_path):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     assert set(Code(tmp_path).of("apr.g")) == files.keys() - {"apr/f.py"}
+
+
+def test_what_is_remembered_is_what_is_there(tmp_path, monkeypatch):
+    repository, read = tree(tmp_path), list[Path]()
+    look = Code._look_at
+    monkeypatch.setattr(Code, "_look_at", lambda self, path: read.append(path) or look(self, path))
+
+    def found(memory: Memory | None) -> dict[str, str]:
+        read.clear()
+        return Code(repository, memory).of("apr.pipeline.run")
+
+    def remembered() -> dict[str, str]:
+        memory = Memory(tmp_path / "memory.json")
+        code = found(memory)
+        memory.save()
+        return code
+
+    time.sleep(SETTLED / 1e9 + 0.1)
+    before = remembered()
+    assert remembered() == before and not read
+    assert found(None) == before and set(read) == {repository / name for name in before}
+    edited = repository / "apr/core/files.py"
+    edited.write_text(edited.read_text() + "changed = True\n")
+    after = remembered()
+    assert read == [edited]
+    assert after == found(None) != before
 
 
 def test_a_module_that_is_no_python_is_an_error(tmp_path):
