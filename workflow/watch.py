@@ -1,5 +1,6 @@
 """What a run does, how far it is and how long it still takes: live on a terminal, else a line a minute."""
 
+import re
 import sys
 import threading
 import time
@@ -77,27 +78,26 @@ class Watch:
         """Returns since how many seconds jobs run, by name."""
         return {name: time.time() - at for name, at in self._begun.items() if name not in self._ended}
 
-    def left(self) -> float | None:
-        """Returns the seconds that the jobs will still take on the cores; None as long as nobody can tell.
+    def left(self) -> tuple[float, bool]:
+        """Returns the seconds that the jobs will still take on the cores, and whether those of all are known.
 
-        A job takes what it took before, more or less as those that this run has done did, or their mean.
+        A job takes as long as it says itself; until it does, what it took before, more or less as those that
+        this run has done did.
         """
-        took = {name: at - self._begun.get(name, at) for name, at in self._ended.items()}
-        known = {name: earlier for name in took if (earlier := self._earlier[name])}
-        pace = (MINUTE + sum(took[name] for name in known)) / (MINUTE + sum(known.values()))
-        mean, running = sum(took.values()) / len(took) if took else None, self.running()
-        expected = {name: earlier * pace if earlier else mean
-                    for name, earlier in self._earlier.items() if name not in self._ended}  # fmt: skip
-        left = [max(0.0, seconds - running.get(name, 0.0)) for name, seconds in expected.items()
-                if seconds is not None]  # fmt: skip
-        if len(left) < len(expected):
-            return None
-        return max([sum(left) / self._cores, *left])
+        known = {name: earlier for name in self._ended if (earlier := self._earlier[name])}
+        took = sum(self._ended[name] - self._begun.get(name, self._ended[name]) for name in known)
+        pace, running = (MINUTE + took) / (MINUTE + sum(known.values())), self.running()
+        left, waiting = list[float](), self._earlier.keys() - self._ended.keys()
+        for name in waiting:
+            said = re.search(r"ETA (\d+)s", last_line(self._logs[name])) if name in running else None
+            if said or (earlier := self._earlier[name]):
+                left.append(float(said[1]) if said else max(0.0, earlier * pace - running.get(name, 0.0)))
+        return max([sum(left) / self._cores, *left], default=0.0), len(left) == len(waiting)
 
     def summary(self) -> str:
         """Returns how many jobs are done, since when, and how long it still takes."""
-        left = self.left()
-        still = "nobody knows how long still" if left is None else f"about {clock(left)} still"
+        left, all_known = self.left()
+        still = f"{'about' if all_known else 'more than'} {clock(left)} still"
         took = clock(time.time() - self._start)
         return f"{len(self._ended)} of {len(self._logs)} jobs in {took}, {still}"
 

@@ -105,10 +105,12 @@ def test_what_runs_how_far_and_how_long_still(tmp_path):
     (logs / "sft/apr.log").write_text("of an earlier run")
     view = Watch(plan, ["problems", "sft/apr"], cores=2)
     view.look()
-    assert view.lines() == ["0 of 2 jobs in 0:00, nobody knows how long still"], "one was never measured"
+    assert view.lines() == ["0 of 2 jobs in 0:00, more than 1:40 still"], "one was never measured"
     (logs / "problems.log").write_text("problems: 10/100 ETA 9s\nproblems: 20/100 ETA 8s\n\n")
     view.look()
-    assert view.lines()[1:] == ["problems: problems: 20/100 ETA 8s"]
+    assert view.lines() == ["0 of 2 jobs in 0:00, about 1:40 still", "problems: problems: 20/100 ETA 8s"]
+    (logs / "problems.log").write_text("problems: 20/100 ETA 300s")
+    assert view.left() == (300.0, True), "as it says itself"
     time.sleep(0.01)
     (tmp_path / "data/problems").mkdir(parents=True)
     Path(plan.jobs["problems"].seal).touch()
@@ -120,10 +122,10 @@ def test_what_runs_how_far_and_how_long_still(tmp_path):
         "jobs": {"problems": {"seconds": 60.0}, "sft/sos": {"seconds": 50.0}},
     })  # fmt: skip
     view = Watch(plan, ["problems", "sft/apr", "sft/sos"], cores=2)
-    assert view.left() == 100.0, "the slowest; the newest seconds of each, here or recorded"
+    assert view.left() == (100.0, True), "the slowest; the newest seconds of each, here or recorded"
     view._begun["sft/sos"] = 0.0
     view._ended["sft/sos"] = 160.0
-    assert view.left() == pytest.approx(100.0 * (60 + 160) / (60 + 50)), "this run is slower"
+    assert view.left() == (pytest.approx(100.0 * (60 + 160) / (60 + 50)), True), "this run is slower"
     assert [watch.clock(seconds) for seconds in (5, 61, 7260)] == ["0:05", "1:01", "2 h 01 min"]
 
 
