@@ -313,7 +313,7 @@ class Engine(Section):
     token_cost: Real = 0.5
     """Of replayed rollouts, where prompts ask for devices: what a device's step takes longer for each token
     more, of a further thread or of what is read, in steps of one thread that samples. One core, by the costs
-    that `apr.evaluation.latency_model` measures of the models in `models/`: 0.5 to 0.6 for a thread, 0.3 to
+    that `apr.evaluation.latency_model` measures of `models/rl/apr`: 0.5 to 0.6 for a thread, 0.3 to
     0.5 for a token that is read."""
 
 
