@@ -62,12 +62,10 @@ class Memory:
     def found(self, path: Path, look: Callable[[Path], Any], version: str = "") -> Any:
         """Returns what `look`, of a `version`, finds in a file: a JSON value."""
         now, stat = time.time_ns(), path.stat()
-        times = stat.st_mtime_ns, stat.st_ctime_ns
-        mark = [version, stat.st_size, stat.st_ino, *times]
-        *before, value = self._known.get(str(path), [None])
-        if before != mark:
-            value = look(path)
-        if now - max(times) > SETTLED:
+        mark = [version, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+        *before, known = self._known.get(str(path), [None])
+        value = known if before == mark else look(path)
+        if now - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED:
             self._used[str(path)] = [*mark, value]
         return value
 

@@ -27,8 +27,7 @@ class Plan:
         self.scale, self.params, self._repository = scale, load_scale(scale, repository), repository
         self.root = root_of(scale) if root is None else root
         self._memory = Memory(repository / f"{self.root}.recipes/hashes.json")
-        self._code = Code(repository, self._memory)
-        self._values = self.params.model_dump(mode="json")
+        self._code, self._values = Code(repository, self._memory), self.params.model_dump(mode="json")
         self.jobs: dict[str, Job] = {}
         self.stale: dict[str, Reason] = {}
         writers: dict[str, str] = {}
