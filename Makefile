@@ -39,7 +39,7 @@ site: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(SITE)/mkdocs build --quiet --strict
 
 test: $(READY)
-	python -m pytest -n 2 --dist worksteal
+	python -m pytest -n 3 --dist worksteal
 
 real: $(READY) $(VLLM)
 	python -m pytest -s -v -n 0 tests/real/vllm_on_cpu.py

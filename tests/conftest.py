@@ -155,7 +155,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     """Everything is made, once for all tests, by forks of one process; each test puts back what it edits.
 
-    Each of several workers (`-n 2`) has a copy of what the first that needs it has made.
+    Each of several workers (`-n 3`) has a copy of what the first that needs it has made.
     """
     base = tmp_path_factory.getbasetemp()
     original = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "original"
