@@ -1,5 +1,6 @@
 """Claims on evaluation files written by hand: values, statuses, and what the README may say."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from test_figures import cell, evidence
 from apr.core.errors import DataError
 from apr.core.files import write_rows
 from apr.evaluation.points import Point, teachers
+from apr.evaluation.points import timed as timed_models
 from apr.evaluation.results import EVAL_SCHEMA, Key
 from apr.results.claims.claims import CLAIMS
 from apr.results.claims.table import END, START, check_readme, claim_row, make_claims
@@ -177,6 +179,22 @@ def test_the_table_and_the_readme(params, paths, tmp_path):
     name = refused.split()[1]
     with pytest.raises(DataError, match=f"{name} is printed as 'supported', but is 'not supported'"):
         make_claims(params, *paths, readme=readme)
+
+
+def test_claims_of_the_headline_need_its_models_alone(params, paths, tmp_path):
+    evaluations, latencies, solvers, whole = paths
+    make_claims(params, *paths)
+    for model in timed_models(params):
+        path = tmp_path / f"{model}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copyfile(evaluations / f"{model}.parquet", path)
+    out = tmp_path / "claims.md"
+    with pytest.raises(DataError, match="no such file"):
+        make_claims(params, tmp_path, latencies, solvers, out)
+    make_claims(params, tmp_path, latencies, solvers, out, headline=True)
+    left_out = set(whole.read_text().splitlines()) - set(out.read_text().splitlines())
+    assert {line.split()[1] for line in left_out} == {"equal_sequences", "equal_problems"}
+    assert set(out.read_text().splitlines()) < set(whole.read_text().splitlines())
 
 
 @pytest.mark.parametrize(
