@@ -27,7 +27,8 @@ class Plan:
         self.scale, self.params, self._repository = scale, load_scale(scale, repository), repository
         self.root = root_of(scale) if root is None else root
         self._memory = Memory(repository / f"{self.root}.recipes/hashes.json")
-        self._code, self._values = Code(repository, self._memory), self.params.model_dump(mode="json")
+        looked_at = Memory(repository / ".recipes/code.json")  # one for all scales
+        self._code, self._values = Code(repository, looked_at), self.params.model_dump(mode="json")
         self.jobs: dict[str, Job] = {}
         self.stale: dict[str, Reason] = {}
         writers: dict[str, str] = {}
@@ -39,7 +40,8 @@ class Plan:
                 self.stale[name] = reason
             elif stale := [other for other in upstream if other in self.stale]:
                 self.stale[name] = Reason("stale", stale[0])
-        self._memory.save()
+        for memory in (self._memory, looked_at):
+            memory.save()
 
     def _job(self, name: str, stage: Stage, names: Names, upstream: list[str]) -> Job:
         recipe = {
