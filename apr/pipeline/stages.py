@@ -101,7 +101,7 @@ EVALUATION = {"problems": "data/problems/test.parquet", "checkpoint": "data/mode
 DECODING = "task seed grammar traces.methods rl.policies engine eval.problems eval.sweeps"
 MEASURED = ("data/problems", "data/models", "data/eval", "data/latency.json", "data/teacher",
             "results/figures", "results/claims.csv")  # fmt: skip
-DRAWN = "task seed grammar traces.methods rl.policies eval"
+DRAWN = "task seed problems grammar traces.methods rl.policies eval"
 
 STAGES = {stage.name: stage for stage in (
     Stage(

@@ -8,12 +8,15 @@ import pytest
 from test_figures import cell, evidence, values
 
 from apr.core.params import load_params
-from apr.evaluation.results import Key
+from apr.evaluation.results import Cell, Key
 from apr.results.claims.laboratory import LABORATORY as CLAIMS
+from apr.results.claims.products import PRODUCTS
 from apr.results.claims.table import claim_row, claims_of
+from apr.results.digits import digits_of
 from apr.results.evidence import csv_text, read_csv
 from apr.results.figures import style
 from apr.results.figures.controllers import best
+from apr.results.figures.digits import DIGITS
 from apr.results.figures.exhibit import draw_exhibit, write_exhibit
 from apr.results.figures.make import FIGURES, LABORATORY, figures_of
 
@@ -32,9 +35,11 @@ def test_a_scale_has_what_it_has_policies_for(params, laboratory):
     assert figures_of(params) == [*FIGURES] and len(claims_of(params)) + len(CLAIMS) == len(
         claims_of(laboratory))  # fmt: skip
     assert figures_of(laboratory) == [*FIGURES, *LABORATORY]
-    for name in ("smoke", "multiplication", "paper-task"):
+    for name in ("smoke", "paper-task"):
         other = load_params("params.yaml", f"presets/{name}.yaml")
         assert figures_of(other) == [*FIGURES] and claims_of(other) == claims_of(params), name
+    other = load_params("params.yaml", "presets/multiplication.yaml")
+    assert figures_of(other) == [*FIGURES, DIGITS] and claims_of(other) == [*claims_of(params), *PRODUCTS]
     seeds = [load_params("params.yaml", f"presets/laboratory-seed{seed}.yaml") for seed in (1, 2)]
     assert seeds == [laboratory.model_copy(update={"seed": seed}) for seed in (1, 2)]
 
@@ -213,3 +218,34 @@ def test_every_exhibit_is_drawn_or_left_out(laboratory, tmp_path, capsys):
     for exhibit in LABORATORY:
         write_exhibit(exhibit, evidence(laboratory, {}), tmp_path / "empty")
         assert f"{exhibit.name}: left out, as no sweep has a point" in capsys.readouterr().err
+
+
+def test_products_by_their_digits():
+    """Of two problems of each number of digits, and two of 5, which were not trained on."""
+    params = load_params("params.yaml", "presets/multiplication.yaml")
+    names = [f"test-{number:07d}" for number in range(1000)]
+    sizes = digits_of(params, Cell((*names,), {}))
+    chosen = [at for size in (2, 3, 4, 5) for at in np.flatnonzero(sizes == size)[:2]]
+    problems = tuple(names[at] for at in chosen)
+    assert [*digits_of(params, Cell(problems, {}))] == [2, 2, 3, 3, 4, 4, 5, 5]
+    assert [*digits_of(params, Cell(tuple(f"0/{name}" for name in problems), {}))] == [2, 2, 3, 3, 4, 4, 5, 5]
+
+    def made(right, sequential):
+        found = cell([[n] for n in right], children=[[0]] * 8, sequential=[[n] for n in sequential])
+        return Cell(problems, found.columns)
+
+    right = [1, 1, 1, 1, 1, 0, 0, 0]
+    serial = made(right, [40, 40, 60, 60, 100, 100, 900, 900])
+    found = evidence(params, {Key("serial", "sft", 0.0): serial,
+                              Key("parallel", "sft", 0.0): made(right, [20, 20, 30, 30, 50, 50, 900, 900])})
+    rows = DIGITS.rows(found)
+    assert [row["series"] for row in rows] == ["serial, SFT"] * 4 + ["parallel, SFT"] * 4
+    assert values(rows[:4], "digits", "trained", "problems", "accuracy", "sequential") == [
+        (2, 1, 2, 1.0, 40), (3, 1, 2, 1.0, 60), (4, 1, 2, 0.5, 100), (5, 0, 2, 0.0, 900),
+    ]  # fmt: skip
+    row = claim_row(PRODUCTS[0], found)
+    assert (row["value"], row["status"]) == (2.0, "supported")
+    assert row["note"] == "accuracy +0.0 [+0.0, +0.0], of 6 problems"
+    worse = made([1, 1, 1, 0, 1, 0, 0, 0], [20, 20, 30, 30, 50, 50, 900, 900])
+    found = evidence(params, {Key("serial", "sft", 0.0): serial, Key("parallel", "sft", 0.0): worse})
+    assert claim_row(PRODUCTS[0], found)["status"] == "not supported", "at the cost of accuracy"

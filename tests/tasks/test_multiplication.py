@@ -1,5 +1,6 @@
 """Multiplication: its traces, verdicts and labels by hand; and all jobs of a tiny scale in turn."""
 
+from itertools import product
 from random import Random
 
 import pytest
@@ -27,8 +28,8 @@ TASK = open_task(PARAMS)
 WORDS = TASK.language.vocabulary
 PROBLEM = Problem("p", 37, 42)
 SMALL = {
-    "problems": {"digits": [1, 2], "train": 300, "validation": 10, "test": 20},
-    "traces": {"problems": 300}, "grammar": {"window": 64},
+    "problems": {"digits": [1, 2], "test_digits": [1, 3], "train": 300, "validation": 10, "test": 20},
+    "traces": {"problems": 300}, "grammar": {"window": 96},
     "model": {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 2, "ffn": 64},
     "sft": {"tokens": {"serial": 20000, "parallel": 20000}, "row_tokens": 512},
     "rl": {"steps": 2, "prompts": 2, "group": 2, "rows_per_device": 2, "warmup_steps": 0},
@@ -43,7 +44,7 @@ def written(trace):
 
 def test_a_trace_by_hand_of_either_kind():
     serial, parallel = PARAMS.traces.methods["serial"], PARAMS.traces.methods["parallel"]
-    assert (serial.spawns, parallel.spawns) == (0, 4)
+    assert (serial.spawns, parallel.spawns) == (0, 5)
     # 37 * 2 = 74: 7 * 2 = 14, 3 * 2 + 1 = 7; 37 * 40 = 1480: 7 * 4 = 28, 3 * 4 + 2 = 14; 4, 15, 4 + 1, 1.
     assert written(TASK.demonstrate(PROBLEM, serial, Random(0))) == [
         "<root> 7 3 * 2 4 go * 2 14 7 0 0 = 4 7 0 0 * 0 4 0 28 14 1 = 0 8 4 1 + 4 15 5 1 answer 4 5 5 1 end"
@@ -61,7 +62,7 @@ def test_a_trace_by_hand_of_either_kind():
 
 
 def test_children_are_as_near_as_can_be_to_what_is_asked_for():
-    method = PARAMS.traces.methods["parallel"]
+    method = PARAMS.traces.methods["parallel"].model_copy(update={"children": 4})
     spawned = {asked: len(TASK.demonstrate(Problem("p", 1234, 5678), method, Random(0), asked)) - 1
                for asked in range(5)}  # fmt: skip
     assert spawned == {0: 0, 1: 0, 2: 0, 3: 4, 4: 4}
@@ -134,12 +135,16 @@ def test_a_label_by_hand(prompt, returned, expected):
 
 def test_problems_have_the_digits_that_are_asked_for_and_none_comes_twice():
     small = PARAMS.model_copy(update={"problems": PARAMS.problems.model_copy(
-        update={"train": 300, "validation": 50, "test": 50})})  # fmt: skip
+        update={"train": 300, "validation": 50, "test": 50, "test_digits": None})})  # fmt: skip
     drawn = [problem for problems in generate_problems(open_task(small)).values() for problem in problems]
     assert len({problem[1:] for problem in drawn}) == 400
     sizes = [len(str(problem.left)) for problem in drawn]
     assert sizes == [len(str(problem.right)) for problem in drawn] == [problem.size for problem in drawn]
     assert all(100 < sizes.count(size) < 170 for size in (2, 3, 4)) and {*sizes} == {2, 3, 4}
+    more = small.model_copy(update={"problems": small.problems.model_copy(update={"test_digits": (5, 6)})})
+    found = {split: {problem.size for problem in problems}
+             for split, problems in generate_problems(open_task(more)).items()}  # fmt: skip
+    assert found == {"test": {5, 6}, "validation": {2, 3, 4}, "train": {2, 3, 4}}
 
 
 def test_what_is_no_problem_is_refused():
@@ -154,11 +159,12 @@ def test_what_is_no_problem_is_refused():
             TASK.problem({"problem_id": "p", "left": left, "right": right})
     values = overlay(read_yaml(ROOT / "params.yaml"), read_yaml(PRESET), ("problems", "methods", "tokens",
                                                                         "policies", "sweeps"))  # fmt: skip
-    for digits in ([0, 2], [2, 10], [3, 2]):
-        with pytest.raises(ParamsError, match=r"problems.digits: \[\d+, \d+\] is not allowed; allowed: "):
-            parse_params(overlay(values, {"problems": {"digits": digits}}))
+    for key, digits in product(("digits", "test_digits"), ([0, 2], [2, 10], [3, 2])):
+        with pytest.raises(ParamsError, match=rf"problems.{key}: \[\d+, \d+\] is not allowed; allowed: "):
+            parse_params(overlay(values, {"problems": {key: digits}}))
+    few = parse_params(overlay(values, {"problems": {"digits": [1, 1], "test_digits": None}}))
     with pytest.raises(ParamsError, match="no new problem in 10000 draws after 100; allowed: fewer"):
-        generate_problems(open_task(parse_params(overlay(values, {"problems": {"digits": [1, 1]}}))))
+        generate_problems(open_task(few))
 
 
 def test_all_jobs_of_a_tiny_scale(tmp_path):

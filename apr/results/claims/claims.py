@@ -51,7 +51,7 @@ class Claim(NamedTuple):
     how: Callable[..., Measured]
     details: Mapping[str, Any] = {}
     needs: frozenset[str] = frozenset()
-    """Methods and policies without which a scale does not have it."""
+    """The task, methods and policies without which a scale does not have it."""
 
     def measure(self, evidence: Evidence) -> Measured | None:
         """Returns None, with notes in `Evidence.missing`, if something was not measured."""

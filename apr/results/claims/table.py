@@ -10,6 +10,7 @@ from apr.evaluation.points import timed
 from apr.results.claims.claims import CLAIMS, STATUSES, UNMEASURED, Claim
 from apr.results.claims.depth import DEPTH
 from apr.results.claims.laboratory import LABORATORY
+from apr.results.claims.products import PRODUCTS
 from apr.results.evidence import Evidence, Row, csv_text, pool, read_evidence
 from apr.results.render import render
 
@@ -22,9 +23,9 @@ FORMATS = {"percentage points": (100, "+.1f"), "ratio": (1, ".2f"), "Spearman": 
 
 
 def claims_of(params: Params) -> list[Claim]:
-    """Returns the paper's claims, and those of the laboratory for which a scale has methods and policies."""
-    there = {*params.traces.methods, *params.rl.policies}
-    return [*CLAIMS, *(claim for claim in (*LABORATORY, *DEPTH) if claim.needs <= there)]
+    """Returns the paper's claims, and those of the laboratory that a scale is for."""
+    there = {params.task, *params.traces.methods, *params.rl.policies}
+    return [*CLAIMS, *(claim for claim in (*LABORATORY, *DEPTH, *PRODUCTS) if claim.needs <= there)]
 
 
 def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Path, out: Path,

@@ -13,6 +13,7 @@ from apr.results.figures.controllers import CHILDREN, CONTROLLERS
 from apr.results.figures.credit import CREDIT
 from apr.results.figures.depth import DEPTH
 from apr.results.figures.devices import DEVICES_ASKED
+from apr.results.figures.digits import DIGITS
 from apr.results.figures.exhibit import Exhibit, write_exhibit
 from apr.results.figures.latency import DEVICES, FIG6, JOINS
 from apr.results.figures.mixed import MIXED
@@ -26,8 +27,8 @@ LABORATORY = (REWARDS, REWARDED, CREDIT, MIXED, CONTROLLERS, CHILDREN, DEVICES_A
 
 
 def figures_of(params: Params) -> list[Exhibit]:
-    """Returns the paper's figures and tables, and those of the laboratory for which a scale has policies."""
-    return [*FIGURES, *(exhibit for exhibit in (*LABORATORY, DEPTH) if exhibit.needs(params))]
+    """Returns the paper's figures and tables, and those of the laboratory that a scale is for."""
+    return [*FIGURES, *(exhibit for exhibit in (*LABORATORY, DEPTH, DIGITS) if exhibit.needs(params))]
 
 
 def make_figures(

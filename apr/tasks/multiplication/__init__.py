@@ -11,7 +11,7 @@ from apr.tasks.multiplication.problem import (
     digits_of,
     draw_problem,
     number_of,
-    problem_of_row,
+    problem_of,
     problem_of_text,
 )
 from apr.tasks.multiplication.settings import MultiplicationProblems, Solver
@@ -35,7 +35,7 @@ class Multiplication(Task):
         return problem
 
     def problem(self, row: Mapping[str, Any]) -> Problem:
-        return problem_of_row(row)
+        return problem_of(row["problem_id"], row["left"], row["right"])
 
     def read(self, text: str) -> Problem:
         return problem_of_text(text)

@@ -9,13 +9,16 @@ from apr.core.settings import Natural, Range, Share, only
 
 MOST_DIGITS = 9
 """So that a product fits 64 bits."""
+Digits = Annotated[Range, only(lambda ends: ends[0] > 0 and ends[1] <= MOST_DIGITS, "1 to 9")]
 
 
 class MultiplicationProblems(Problems):
     """Two numbers of equally many digits to be multiplied."""
 
-    digits: Annotated[Range, only(lambda ends: ends[0] > 0 and ends[1] <= MOST_DIGITS, "1 to 9")] = (2, 4)
+    digits: Digits = (2, 4)
     """Of each number; problems of each size are as likely."""
+    test_digits: Digits | None = None
+    """Of those of test problems, if they are others: more than were trained on."""
 
     def __str__(self) -> str:
         low, high = self.digits
