@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -262,6 +263,21 @@ def test_few_points_and_no_success_still_make_every_figure(write, tmp_path):
             (tmp_path / "rows.csv").write_text(csv_text(exhibit.rows(found.fresh())))
             draw_exhibit(exhibit, read_csv(tmp_path / "rows.csv"))
     assert metrics_of(found, tmp_path / "models")["sft_apr_accuracy_greedy"] == 0
+
+
+def test_a_scale_with_one_model_alone_has_the_figures_that_show_it(params, artefacts, tmp_path):
+    found, made = read_evidence(params, artefacts / "eval", artefacts / "latency.json"), set()
+    for stage, model in (("sft", "apr"), ("rl", "apr"), ("sft", "sos_plus"), ("rl", "apr_max")):
+        cells = {key: its for key, its in found.cells.items() if (key.stage, key.model) == (stage, model)}
+        alone = replace(found, cells=cells)
+        with matplotlib.rc_context(style.RC):
+            for exhibit in FIGURES:
+                if rows := exhibit.rows(alone.fresh()):
+                    made.add((model, stage, exhibit.name))
+                    (tmp_path / "rows.csv").write_text(csv_text(rows))
+                    draw_exhibit(exhibit, read_csv(tmp_path / "rows.csv"))
+    assert {("apr", "rl", "fig7"), ("apr_max", "rl", "fig7"), ("apr", "sft", "joins")} <= made
+    assert ("sos_plus", "sft", "joins") not in made
 
 
 def test_metrics_are_flat_and_paired(params, drawn):

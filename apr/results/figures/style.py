@@ -75,7 +75,7 @@ def draw_bars(axes: Axes, place: float, rows: Sequence[Row], name: str, colour: 
         for row in (row for row in rows if row["stage"] == stage):
             axes.bar(place + offset, row[name], 0.34, yerr=_errors([row], name), color=shade,
                      error_kw={"elinewidth": 0.9, "alpha": 0.7})  # fmt: skip
-    axes.set_ylim(0, axes.dataLim.y1 * 1.05 or 1)
+    axes.set_ylim(0, 1.05 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else 1)  # -inf before the first bar
     axes.grid(axis="x", visible=False)
 
 
