@@ -34,7 +34,8 @@ def _weights(problems: int, resamples: int, seed: int) -> np.ndarray:
 def interval(values: np.ndarray, resamples: int, seed: int) -> Interval:
     """Mean of `values` (problems,) with its percentile bootstrap interval."""
     means = _weights(len(values), resamples, seed) @ values.astype(float)
-    low, high = np.percentile(means, (2.5, 97.5))
+    # Clipped, as sums of shares are rounded: of values that are all 1 no mean is more.
+    low, high = np.percentile(means, (2.5, 97.5)).clip(values.min(), values.max())
     return Interval(float(np.mean(values)), float(low), float(high))
 
 

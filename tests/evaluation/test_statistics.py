@@ -151,3 +151,9 @@ def test_rank_correlation_is_spearman_in_every_resample():
     assert found.value == pytest.approx(spearman(asked.ravel(), used.ravel()).statistic)
     values = [spearman(asked[rows].ravel(), used[rows].ravel()).statistic for rows in drawn]
     np.testing.assert_allclose(found[1:], np.percentile(values, (2.5, 97.5)), atol=0.02)
+
+
+@pytest.mark.parametrize("problems", [1, 3, 238, 245, 248, 1000])
+@pytest.mark.parametrize("value", [0, 1, -1, 0.1])
+def test_equal_values_have_an_interval_of_that_value(problems, value):
+    assert interval(np.full(problems, value), 500, 0) == (pytest.approx(value, abs=1e-15), value, value)
