@@ -50,7 +50,7 @@ def in_steps(token_cost: float) -> Costs:
 
 def worth(solved: Any, steps: Any, weight: float, window: int) -> Any:
     """Returns what rollouts are worth, numbers or arrays: 1 - `weight` * t / (t + `window`) where the problem
-    is solved, else 0; t are the steps that they take."""
+    is solved, else 0; t are the steps that they take, or their tokens one after another."""
     return solved * (1 - weight * steps / (steps + window))
 
 

@@ -17,15 +17,21 @@ MOST_LOST = 0.01
 """Accuracy that a saving may cost: what is more than that has to lie outside of the interval."""
 
 
+def as_accurate(evidence: Evidence, own: np.ndarray, base: np.ndarray) -> tuple[str, bool]:
+    """Returns what a saving costs in accuracy, by problem (problems,), and whether that is no more than
+    `MOST_LOST`."""
+    lost = paired_difference(own, base, *evidence.bootstrap)
+    value, low, high = (f"{100 * number:+.1f}" for number in lost)
+    return f"accuracy {value} [{low}, {high}]", lost.low > -MOST_LOST
+
+
 def saved(evidence: Evidence, policy: str, temperature: float) -> Measured:
     """Returns the share of its sequential tokens that a policy does without, against the paper's; fair if it
     is no more than `MOST_LOST` less accurate."""
     base, own = cells = cells_of(evidence, *(Key(name, "rl", temperature) for name in (paper.POLICY, policy)))
     ratio = paired_ratio(mean(own, "sequential"), mean(base, "sequential"), *evidence.bootstrap)
-    lost = paired_difference(accuracy(own), accuracy(base), *evidence.bootstrap)
-    value, low, high = (f"{100 * number:+.1f}" for number in lost)
-    found = Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
-    return Measured(found, cells, f"accuracy {value} [{low}, {high}]", fair=lost.low > -MOST_LOST)
+    note, fair = as_accurate(evidence, accuracy(own), accuracy(base))
+    return Measured(Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low), cells, note, fair)
 
 
 def gained(

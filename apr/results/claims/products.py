@@ -1,9 +1,9 @@
 """Whether a task gains by children all of whom it needs (docs/laboratory.md): the claim of multiplication."""
 
 from apr.evaluation.results import Key
-from apr.evaluation.statistics import paired_difference, paired_ratio
+from apr.evaluation.statistics import paired_ratio
 from apr.results.claims.claims import Claim, Measured, cells_of
-from apr.results.claims.laboratory import MOST_LOST
+from apr.results.claims.laboratory import as_accurate
 from apr.results.digits import trained
 from apr.results.evidence import Evidence, accuracy, mean
 
@@ -12,15 +12,13 @@ _NEEDS = frozenset({"multiplication", "serial", "parallel"})
 
 def times_fewer(evidence: Evidence) -> Measured:
     """Returns how many times fewer tokens one after another the parallel form needs than the serial one, of
-    the problems with as many digits as were trained on; fair if it is at most `MOST_LOST` less accurate."""
+    the problems with as many digits as were trained on; fair if it is as accurate (`as_accurate`)."""
     serial, parallel = cells = cells_of(evidence, *(Key(name, "sft", 0.0) for name in ("serial", "parallel")))
     known = trained(evidence.params, serial)
-    lost = paired_difference(accuracy(parallel)[known], accuracy(serial)[known], *evidence.bootstrap)
+    note, fair = as_accurate(evidence, accuracy(parallel)[known], accuracy(serial)[known])
     found = paired_ratio(mean(serial, "sequential")[known], mean(parallel, "sequential")[known],
                          *evidence.bootstrap)  # fmt: skip
-    value, low, high = (f"{100 * number:+.1f}" for number in lost)
-    return Measured(found, cells, f"accuracy {value} [{low}, {high}], of {known.sum()} problems",
-                    fair=lost.low > -MOST_LOST)  # fmt: skip
+    return Measured(found, cells, f"{note}, of {known.sum()} problems", fair)
 
 
 PRODUCTS = (

@@ -3,6 +3,7 @@
 Rollouts that are equally right are told apart by how well they part their work, as in ThreadWeaver.
 """
 
+from apr.rollouts.replay import worth
 from apr.rollouts.rollout import Rollout
 from apr.rollouts.verdict import Judgement
 from apr.training.rl.algorithm import Step
@@ -13,5 +14,5 @@ def reward(rollout: Rollout, verdict: Judgement, step: Step) -> float:
 
     s are the tokens of the critical path: half the weight is lost at a window of them, never all of it.
     """
-    sequential, window = rollout.usage.sequential, step.task.params.grammar.window
-    return float(verdict.strict) * (1 - step.settings.reward_weight * sequential / (sequential + window))
+    weight, window = step.settings.reward_weight, step.task.params.grammar.window
+    return worth(float(verdict.strict), rollout.usage.sequential, weight, window)
