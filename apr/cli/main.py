@@ -48,7 +48,7 @@ def claims(args: Args) -> None:
         paths["out"] = args.out
     make_claims(load_scale(args.scale), **paths, readme=args.readme, update_readme=args.update_readme,
                 others={Path(f"scales/{scale}"): load_scale(scale) for scale in args.with_scale},
-                headline=args.headline)
+                partial=args.partial)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,8 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--update-readme", type=Path, metavar="FILE", help="file to put the table into")
     verb.add_argument("--with-scale", action="append", default=[], metavar="SCALE",
                       help="a scale of another seed whose problems count too; may be repeated")
-    verb.add_argument("--headline", action="store_true",
-                      help="those of the headline alone, where no more than that was run")
+    verb.add_argument("--partial", action="store_true",
+                      help="where not all models were evaluated: leave out the claims that need the others")
     for function in (inspect.params, inspect.status, inspect.commit):
         add_verb(verbs, function)
     verb = add_verb(verbs, inspect.prune)

@@ -117,17 +117,19 @@ def read_csv(path: Path) -> list[Row]:
 
 def read_evidence(
     params: Params, evaluations: Path, latencies: Path, solvers: Path | None = None, *,
-    models: Iterable[ModelId] | None = None, training: Path | None = None,
+    models: Iterable[ModelId] | None = None, training: Path | None = None, partial: bool = False,
 ) -> Evidence:
     """Returns the files of every job that the sweeps name, or of some `models`; a latency that was not
-    measured is left out.
+    measured is left out, and if `partial` a file that was not made.
 
     With `solvers` also what each teacher did, under stage "solver"; with `training`, the folder of models,
     the logs of RL.
-    Raises `DataError` if an evaluation is missing or broken.
+    Raises `DataError` if an evaluation is missing, unless `partial`, or broken.
     """
     paths = [evaluations / f"{model}.parquet" for model in (evaluated(params) if models is None else models)]
     taught = [solvers / f"{method}.parquet" for method in teachers(params) if solvers]
+    if partial:
+        paths, taught = ([path for path in each if path.is_file()] for each in (paths, taught))
     cells = read_cells(paths, schema_of(params)) | read_cells(taught)
     measured = read_json(latencies)["models"] if latencies.is_file() else {}
     timed: dict[Key, Mapping[str, Any]] = {}

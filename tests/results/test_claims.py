@@ -181,7 +181,7 @@ def test_the_table_and_the_readme(params, paths, tmp_path):
         make_claims(params, *paths, readme=readme)
 
 
-def test_claims_of_the_headline_need_its_models_alone(params, paths, tmp_path):
+def test_where_a_part_was_evaluated_claims_that_need_more_are_left_out(params, paths, tmp_path):
     evaluations, latencies, solvers, whole = paths
     make_claims(params, *paths)
     for model in timed_models(params):
@@ -191,10 +191,12 @@ def test_claims_of_the_headline_need_its_models_alone(params, paths, tmp_path):
     out = tmp_path / "claims.md"
     with pytest.raises(DataError, match="no such file"):
         make_claims(params, tmp_path, latencies, solvers, out)
-    make_claims(params, tmp_path, latencies, solvers, out, headline=True)
+    make_claims(params, tmp_path, latencies, solvers, out, partial=True)
     left_out = set(whole.read_text().splitlines()) - set(out.read_text().splitlines())
     assert {line.split()[1] for line in left_out} == {"equal_sequences", "equal_problems"}
     assert set(out.read_text().splitlines()) < set(whole.read_text().splitlines())
+    with pytest.raises(DataError, match="no claim can be measured"):
+        make_claims(params, tmp_path / "none", tmp_path / "none", tmp_path / "none", out, partial=True)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from pathlib import Path
 from apr.core.errors import DataError
 from apr.core.files import write_text
 from apr.core.params import Params
-from apr.evaluation.points import timed
 from apr.results.claims.claims import CLAIMS, STATUSES, UNMEASURED, Claim
 from apr.results.claims.depth import DEPTH
 from apr.results.claims.laboratory import LABORATORY
@@ -30,24 +29,22 @@ def claims_of(params: Params) -> list[Claim]:
 
 def make_claims(params: Params, evaluations: Path, latencies: Path, teachers: Path, out: Path,
                 readme: Path | None = None, update_readme: Path | None = None,
-                others: Mapping[Path, Params] | None = None, headline: bool = False) -> None:
+                others: Mapping[Path, Params] | None = None, partial: bool = False) -> None:
     """Writes the table of claims to `out`, and in full digits, as fractions, beside it as CSV.
 
     `others` are runs with other seeds, by the folder that holds their `data`: their problems count too. With
-    `headline` only the models are looked at that it needs, and claims that need others are left out.
+    `partial` some models need not be evaluated yet, and claims that need them are left out.
     Then puts the table between the lines `START` and `END` of `update_readme`, and checks that in `readme`.
     Raises `DataError` if an evaluation is missing or broken, or if `readme` says more than was measured.
     """
-
-    def read(its: Params, *paths: Path) -> Evidence:
-        return read_evidence(its, *paths, models=timed(its) if headline else None)
-
-    runs = [read(params, evaluations, latencies, teachers),
-            *(read(other, *(root / "data" / name for name in FOLDERS))
+    runs = [read_evidence(params, evaluations, latencies, teachers, partial=partial),
+            *(read_evidence(other, *(root / "data" / name for name in FOLDERS), partial=partial)
               for root, other in (others or {}).items())]  # fmt: skip
     pooled = pool(runs)
     rows = [claim_row(claim, pooled, runs) for claim in claims_of(params)]
-    rows = [row for row in rows if not headline or row["status"] != UNMEASURED]
+    rows = [row for row in rows if not partial or row["status"] != UNMEASURED]
+    if not rows:
+        raise DataError(f"{evaluations}: no claim can be measured from what was evaluated")
     text = write_claims(out, rows)
     if update_readme is not None:
         before, _, after = _split(update_readme)
