@@ -46,6 +46,7 @@ ELSEWHERE = {
 """Beginnings of commands, and what runs them with other values."""
 NEEDS = {
     "make run SCALE=seed1": "an hour", "make run SCALE=seed2": "an hour",
+    "snakemake --cores 2 --config scale=laboratory-seed": "an hour",
     "python -m workflow.gpu.gather": "a network", "python -m workflow.gpu.quarter": "a GPU",
     "make real": "vLLM for CPUs, 3 GB", "vllm serve": "vLLM and a GPU",
     "python -m sglang.launch_server": "SGLang and a GPU", "kubectl": "a cluster",
