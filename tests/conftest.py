@@ -24,8 +24,6 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 IDENTITY = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
             for what, value in (("NAME", "test"), ("EMAIL", "test@example.org"))}
-FORKED = ("snakemake", "dvc")
-"""Programs that are asked of `forks`, unless they have to end in time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,10 +41,11 @@ class Laboratory:
     def run(self, *command: str, fails: bool = False, timeout: float | None = None) -> str:
         """Runs a command in the laboratory, or a fork that does as it would; its output, stderr included.
 
-        After `timeout` seconds all that works in the laboratory is killed: `subprocess.TimeoutExpired`.
+        One with a `timeout` is never a fork. When those seconds are over, all that works in the laboratory is
+        killed: `subprocess.TimeoutExpired`.
         """
         program = command[2:] if command[:2] == ("python", "-m") else command
-        if program[0] in FORKED and timeout is None:
+        if program[0] in forks.PROGRAMS and timeout is None:
             code, said = forks.run(*program, folder=self.path, environment=self.environment)
         else:
             code, said = self._start(command, timeout or 600)
