@@ -42,8 +42,9 @@ def sbatch(folder: Path, arguments: list[str]) -> None:
         parser.add_argument(option)
     options = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value}
     number = len(submissions(folder)) + 1
-    (folder / f"{number}.json").write_text(json.dumps(options))
     (folder / f"{number}.state").write_text("PENDING")
+    (folder / "submission").write_text(json.dumps(options))
+    (folder / "submission").rename(folder / f"{number}.json")  # whole for whoever lists them
     nowhere = {stream: subprocess.DEVNULL for stream in ("stdin", "stdout", "stderr")}
     command = [sys.executable, __file__, folder, "run", str(number)]
     subprocess.Popen(command, start_new_session=True, **nowhere)
