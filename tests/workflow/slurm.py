@@ -2,7 +2,8 @@
 
     python slurm.py FOLDER sbatch|srun|sacct|sinfo|scancel OPTIONS
 
-`install` puts them on a path. A submission is a file of FOLDER with its options, beside one with its state.
+`install` puts them on a path. A submission is a file of FOLDER with its options, beside one with its
+state once it runs.
 """
 
 import argparse
@@ -41,14 +42,23 @@ def sbatch(folder: Path, arguments: list[str]) -> None:
     for option in OPTIONS:
         parser.add_argument(option)
     options = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value}
-    number = len(submissions(folder)) + 1
-    (folder / f"{number}.state").write_text("PENDING")
-    (folder / "submission").write_text(json.dumps(options))
-    (folder / "submission").rename(folder / f"{number}.json")  # whole for whoever lists them
+    number, submission = 1, folder / f"submission-{os.getpid()}"
+    submission.write_text(json.dumps(options))
+    while not linked(submission, folder / f"{number}.json"):
+        number += 1
     nowhere = {stream: subprocess.DEVNULL for stream in ("stdin", "stdout", "stderr")}
     command = [sys.executable, __file__, folder, "run", str(number)]
     subprocess.Popen(command, start_new_session=True, **nowhere)
     print(number)
+
+
+def linked(source: Path, path: Path) -> bool:
+    """Whether a whole file is there now by this name, which another had not taken at the same time."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return False
+    return True
 
 
 def run(folder: Path, arguments: list[str]) -> None:
@@ -74,7 +84,8 @@ def sacct(folder: Path, arguments: list[str]) -> None:
     name = arguments[arguments.index("--name") + 1]
     for number, options in enumerate(submissions(folder), start=1):
         if options["job_name"] == name:
-            print(f"{number}|{(folder / f'{number}.state').read_text()}")
+            state = folder / f"{number}.state"
+            print(f"{number}|{(state.read_text() if state.exists() else '') or 'PENDING'}")
 
 
 def sinfo(folder: Path, arguments: list[str]) -> None:

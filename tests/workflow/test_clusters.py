@@ -49,10 +49,11 @@ def test_jobs_are_submitted_and_end_with_the_run_that_submitted_them(laboratory,
     quick = ("--seconds-between-status-checks", "1", "--slurm-init-seconds-before-status-checks", "1")
     command = ("snakemake", *PROFILE, *quick, "--")
     models = [f"data/models/sft/{method}/recipe.json" for method in ("sos", "apr")]
-    run = subprocess.Popen((*command, *models), cwd=root, env=laboratory.environment,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    with (tmp_path / "said").open("w") as said:
+        run = subprocess.Popen((*command, *models), cwd=root, env=laboratory.environment,
+                               stdout=said, stderr=said)  # fmt: skip
     while len(slurm.submissions(tmp_path / "slurm")) < 3 or not worker(running(root), "sft"):
-        assert run.poll() is None
+        assert run.poll() is None, (tmp_path / "said").read_text()
         time.sleep(0.1)
     assert not any((root / model).exists() for model in models), "two GPU jobs at the same time"
     run.send_signal(signal.SIGKILL)
