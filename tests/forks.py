@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,17 +27,16 @@ from typing import Any, NoReturn
 
 PROGRAMS = ("snakemake", "dvc", "apr")
 OWN = ("__main__", "apr", "workflow")
-CLIENT = f"""#!{sys.executable} -IS
-import os, runpy, sys
-name, *arguments = os.path.basename(sys.argv[0]), *sys.argv[1:]
+CLIENT = f"""import os, runpy, sys
+programs, name, *arguments = sys.argv[1:]
 if name == "python" and arguments[:1] == ["-m"] and arguments[1] in {PROGRAMS}:
     name, *arguments = arguments[1:]
 if name == "python":
     os.execv({sys.executable!r}, [{sys.executable!r}, *arguments])
 ask = runpy.run_path({__file__!r})["ask"]
-sys.exit(ask(os.path.dirname(sys.argv[0]), [0, 1, 2], name, arguments, os.getcwd(), dict(os.environ)) & 255)
+sys.exit(ask(programs, [0, 1, 2], name, arguments, os.getcwd(), dict(os.environ)) & 255)
 """
-"""A program of each name, first in the PATH of a fork."""
+"""What a program of each name does, first in the PATH of a fork."""
 
 
 @cache
@@ -45,7 +45,8 @@ def server() -> str:
     folder = TemporaryDirectory(prefix="forks")
     atexit.register(folder.cleanup)
     for name in ("python", *PROGRAMS):
-        Path(folder.name, name).write_text(CLIENT)
+        client = shlex.join([sys.executable, "-ISc", CLIENT, folder.name, name])
+        Path(folder.name, name).write_text(f'#!/bin/sh\nexec {client} "$@"\n')
         Path(folder.name, name).chmod(0o755)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     process = subprocess.Popen([sys.executable, "-P", __file__, folder.name], stdin=subprocess.PIPE,
