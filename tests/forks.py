@@ -131,10 +131,11 @@ def work(programs: str, files: list[int], program: str, arguments: list[str], fo
         if program == "apr":
             sys.path.insert(0, folder)
             runpy.run_module(program, run_name="__main__", alter_sys=True)
-        code = import_module(f"{program}.cli").main()
+        else:
+            code = import_module(f"{program}.cli").main()
     except SystemExit as end:
         code = end.code
-    except BaseException:
+    except BaseException:  # whatever it is, Python would end so too
         traceback.print_exc()
     finally:
         end_at_once(code, Path(programs, f"{os.getpid()}.modules"))
